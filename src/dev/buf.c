@@ -1,0 +1,111 @@
+/* buf.c - device buffers and transfers. */
+#include "dev/cl_internal.h"
+
+#include <stdlib.h>
+
+enum { BLOCK = 64 << 20 }; /* larger transfers fail or stall on some drivers */
+
+int ac_buf_new(ac_dev *dev, size_t bytes, ac_buf **out)
+{
+    ac_buf *b = NULL;
+    cl_int e;
+    int rc = 0;
+
+    *out = NULL;
+    if (bytes == 0)
+        bytes = 4;
+    if (bytes > dev->lim.max_alloc)
+        return ac_fail(dev->dg, ADDCL_E_DEVMEM, "a buffer of %.1f MB is over the %.1f MB that %s allows for one buffer", (double)bytes / 1e6,
+                       (double)dev->lim.max_alloc / 1e6, dev->info.name);
+    if (!(b = ac_calloc(1, sizeof *b)))
+        return ac_nomem(dev->dg, sizeof *b);
+    b->bytes = bytes;
+    b->mem = clCreateBuffer(dev->context, CL_MEM_READ_WRITE, bytes, NULL, &e);
+    if (e != CL_SUCCESS) {
+        rc = ac_cl_fail(dev, e, "clCreateBuffer");
+        ac_context(dev->dg, "a buffer of %.1f MB beside %.1f MB in use", (double)bytes / 1e6, (double)dev->used / 1e6);
+        free(b);
+        return rc;
+    }
+    dev->used += bytes;
+    dev->peak = AC_MAX(dev->peak, dev->used);
+    *out = b;
+    return 0;
+}
+
+void ac_buf_free(ac_dev *dev, ac_buf *b)
+{
+    if (!b)
+        return;
+    if (!dev->lost)
+        clReleaseMemObject(b->mem);
+    dev->used -= b->bytes;
+    free(b);
+}
+
+size_t ac_buf_size(const ac_buf *b)
+{
+    return b->bytes;
+}
+
+int ac_buf_write(ac_dev *dev, ac_buf *b, size_t offset, const void *src, size_t bytes)
+{
+    int rc = 0;
+
+    for (size_t done = 0; done < bytes; done += BLOCK)
+        CL_TRY(dev,
+               clEnqueueWriteBuffer(dev->queue, b->mem, CL_TRUE, offset + done, AC_MIN(bytes - done, (size_t)BLOCK),
+                                    (const char *)src + done, 0, NULL, NULL),
+               "clEnqueueWriteBuffer");
+out:
+    return rc;
+}
+
+int ac_buf_read(ac_dev *dev, const ac_buf *b, size_t offset, void *dst, size_t bytes)
+{
+    int rc = 0;
+
+    for (size_t done = 0; done < bytes; done += BLOCK)
+        CL_TRY(dev,
+               clEnqueueReadBuffer(dev->queue, b->mem, CL_TRUE, offset + done, AC_MIN(bytes - done, (size_t)BLOCK),
+                                   (char *)dst + done, 0, NULL, NULL),
+               "clEnqueueReadBuffer");
+out:
+    return rc;
+}
+
+int ac_buf_copy(ac_dev *dev, ac_buf *dst, const ac_buf *src, size_t bytes)
+{
+    int rc = 0;
+
+    if (bytes)
+        CL_TRY(dev, clEnqueueCopyBuffer(dev->queue, src->mem, dst->mem, 0, 0, bytes, 0, NULL, NULL), "clEnqueueCopyBuffer");
+out:
+    return rc;
+}
+
+int ac_buf_fill(ac_dev *dev, ac_buf *b, uint32_t pattern, size_t bytes)
+{
+    int rc = 0;
+
+    if (bytes)
+        CL_TRY(dev, clEnqueueFillBuffer(dev->queue, b->mem, &pattern, sizeof pattern, 0, bytes, 0, NULL, NULL),
+               "clEnqueueFillBuffer");
+out:
+    return rc;
+}
+
+uint64_t ac_dev_used(const ac_dev *dev)
+{
+    return dev->used;
+}
+
+uint64_t ac_dev_peak(const ac_dev *dev)
+{
+    return dev->peak;
+}
+
+void ac_dev_reset_peak(ac_dev *dev)
+{
+    dev->peak = dev->used;
+}
