@@ -1,0 +1,27 @@
+/* mm.h - sizes and strides of products and convolutions, as their kernels take them. */
+#ifndef AC_MM_H
+#define AC_MM_H
+
+#include "graph/op.h"
+
+/* y[g][m,n] = sum_k a[g a_batch + m a_row + k a_k] b[g b_batch + n b_n + k b_k]; strides in elements, b_batch 0: shared. */
+typedef struct ac_mm {
+    int64_t batch, M, N, K;
+    int64_t a_row, a_k, a_batch, b_n, b_k, b_batch, y_batch;
+    int row_span; /* rows of all products per element of the row input's batch: row[m / row_span] */
+} ac_mm;
+void ac_matmul_dims(const ac_graph *g, const ac_node *n, ac_mm *d);
+
+/* The input [B,H,W,C] is resampled to [up_h,up_w] (0: not), padded by top and left, filtered [K,C,R,S] to [B,OH,OW,K]. */
+typedef struct ac_cv {
+    int B, H, W, C, K, R, S, OH, OW;
+    int stride, top, left;
+    int up_h, up_w;
+} ac_cv;
+void ac_conv_dims(const ac_graph *g, const ac_node *n, ac_cv *d);
+
+/* Where matmul's and conv's attributes lie in at.i. */
+enum { AC_MM_TA, AC_MM_TB, AC_MM_GEGLU };
+enum { AC_CV_STRIDE, AC_CV_TOP, AC_CV_LEFT, AC_CV_BOTTOM, AC_CV_RIGHT, AC_CV_UP_H, AC_CV_UP_W, AC_CV_K, AC_CV_R, AC_CV_S };
+
+#endif
