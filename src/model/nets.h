@@ -1,0 +1,77 @@
+/* nets.h - the networks of latent diffusion models: sizes from configuration files, graphs from named weights.
+ *
+ * Images and latents are [B,H,W,C], sequences [B,T,C]. Scopes are the checkpoints' module paths. */
+#ifndef AC_NETS_H
+#define AC_NETS_H
+
+#include "io/json.h"
+#include "model/nn.h"
+
+enum { AC_LEVELS = 8 };
+
+/* ---- UNet2DConditionModel */
+typedef struct ac_unet_cfg {
+    int in_channels, out_channels, sample_size; /* sample_size: native latent height and width */
+    int levels, channels[AC_LEVELS], layers;    /* layers: ResNets of a down block; up blocks have one more */
+    bool down_attn[AC_LEVELS], up_attn[AC_LEVELS], mid_attn;
+    int heads[AC_LEVELS], blocks[AC_LEVELS];    /* attention heads, transformer blocks of a level */
+    int context;                                /* width of the text states */
+    bool linear;                                /* proj_in, proj_out are linear layers, else 1x1 convolutions */
+    int groups;
+    double eps;                                 /* of the ResNets' norms */
+    bool flip;                                  /* cosines first */
+    double shift;
+    int time_ids, pooled;                       /* text_time conditioning: width of one id's sinusoid, of the pooled text; 0: none */
+} ac_unet_cfg;
+AC_CHECK_RESULT int ac_unet_config(ac_json *j, ac_unet_cfg *c);
+/* x [B,H,W,in], t [B], ctx [B,T,context], with text_time: pooled [B,P], time_ids [B,6] -> [B,H,W,out]. */
+typedef struct ac_unet_in {
+    ac_id x, t, ctx, pooled, time_ids;
+} ac_unet_in;
+ac_id ac_unet(ac_net *m, const ac_unet_cfg *c, const ac_unet_in *in);
+
+/* ---- AutoencoderKL */
+typedef struct ac_vae_cfg {
+    int in_channels, out_channels, latent, sample_size;
+    int levels, channels[AC_LEVELS], layers, groups;
+    bool quant, post_quant, mid_attn;
+    double scaling, shift; /* z_model = (z - shift) * scaling */
+} ac_vae_cfg;
+AC_CHECK_RESULT int ac_vae_config(ac_json *j, ac_vae_cfg *c);
+/* Image in -1..1 -> moments [B,h,w,2 latent]: mean, log variance (clamped to -30..20). */
+ac_id ac_vae_encode(ac_net *m, const ac_vae_cfg *c, ac_id image);
+/* z, unscaled -> image, not clamped. */
+ac_id ac_vae_decode(ac_net *m, const ac_vae_cfg *c, ac_id z);
+int ac_vae_factor(const ac_vae_cfg *c); /* pixels per latent pixel */
+
+/* ---- AutoencoderTiny */
+typedef struct ac_taesd_cfg {
+    int in_channels, out_channels, latent;
+    int levels, enc_blocks[AC_LEVELS], dec_blocks[AC_LEVELS], channels[AC_LEVELS], dec_channels[AC_LEVELS];
+    double scaling; /* 1 */
+} ac_taesd_cfg;
+AC_CHECK_RESULT int ac_taesd_config(ac_json *j, ac_taesd_cfg *c);
+ac_id ac_taesd_encode(ac_net *m, const ac_taesd_cfg *c, ac_id image); /* -1..1 -> z */
+ac_id ac_taesd_decode(ac_net *m, const ac_taesd_cfg *c, ac_id z);     /* z -> -1..1, not clamped */
+int ac_taesd_factor(const ac_taesd_cfg *c);
+
+/* ---- CLIPTextModel, CLIPTextModelWithProjection */
+typedef struct ac_clip_cfg {
+    int vocab, width, ff, layers, heads, positions;
+    int act;        /* AC_ACT_GELU or AC_ACT_QUICK_GELU */
+    double eps;
+    int eos;        /* 2: pooled at the first largest id; else at the first such id */
+    int projection; /* width of the projected pooled output; 0: none */
+} ac_clip_cfg;
+AC_CHECK_RESULT int ac_clip_config(ac_json *j, ac_clip_cfg *c);
+typedef struct ac_clip_out {
+    ac_id last;        /* after the final norm [B,T,C] */
+    ac_id penultimate; /* output of the last layer but one, no norm */
+    ac_id pooled;      /* at `eos` of the normed output, projected if there is a projection: [B,C or projection] */
+} ac_clip_out;
+/* ids [B,T] i32; eos [B,1] i32: b T + position of the pooled token (ac_clip_eos), AC_NONE: no pooled output. */
+ac_clip_out ac_clip_text(ac_net *m, const ac_clip_cfg *c, ac_id ids, ac_id eos);
+/* Position of the token that is pooled. */
+int ac_clip_eos(const ac_clip_cfg *c, const int32_t *ids, int n);
+
+#endif
