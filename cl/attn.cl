@@ -140,8 +140,8 @@ __kernel ONE_ITEM void attn_vec(__global float *o, __global const float *restric
 /*
  * attn_pack: kp[be][ceil(Tk / PANEL)][D][PANEL], keys along lanes, 0 beyond Tk; vp[be][panel][Tk][width]: V_PANELS
  * panels of width PANEL, then one of width VW if HALF_PANEL, 0 beyond D; be = image E + head. packed: all of kp, then
- * all of vp;
- * k, v [B, Tk, E D] dense.
+ * all of vp; k, v [B, Tk, E D] dense.
+ *
  * Work-item: PANEL keys of one head. Global size: (ceil(Tk / PANEL), B E); local 1. -D: D, VW.
  */
 __kernel ONE_ITEM void attn_pack(__global float *packed, __global const float *restrict k,

@@ -35,7 +35,7 @@
  * Columns d..d+3 of the row at x, 0 from D on. Only elements that exist are read, at clamped indices, so that no load needs a
  * branch and all are under way together.
  */
-float4 load4(__global const float *restrict x, int d, int D)
+float4 load4(__global const float *x, int d, int D)
 {
 #ifdef QUADS
     const float4 v = vload4(0, x + min(d, D - 4));
@@ -47,7 +47,7 @@ float4 load4(__global const float *restrict x, int d, int D)
 }
 
 /* t[d][i] = factor x[i pitch + d0 + d] for `rows` rows and a slice of columns; any values where i >= rows_left. */
-INLINE void load_slice(__local float *t, int rows, __global const float *restrict x, int pitch, int rows_left, int d0, int D,
+INLINE void load_slice(__local float *t, int rows, __global const float *x, int pitch, int rows_left, int d0, int D,
                        float factor, int item)
 {
     const int d = item % (SLICE / 4) * 4, i0 = item / (SLICE / 4), step = rows + 4;
@@ -62,7 +62,7 @@ INLINE void load_slice(__local float *t, int rows, __global const float *restric
 }
 
 /* t[i][d] = v[i pitch + d0 + d] for KEYS rows and BD columns; any values where i >= rows_left. */
-INLINE void load_values(__local float4 *t, __global const float *restrict v, int pitch, int rows_left, int d0, int D,
+INLINE void load_values(__local float4 *t, __global const float *v, int pitch, int rows_left, int d0, int D,
                         int item)
 {
     for (int e = item; e < KEYS * (BD / 4); e += WG) {
@@ -72,7 +72,7 @@ INLINE void load_values(__local float4 *t, __global const float *restrict v, int
 }
 
 /* score[c] += q k^T for key c of the item and a slice of columns. */
-INLINE void multiply_keys(float4 *score, __local const float4 *restrict tq, __local const float4 *restrict tk)
+INLINE void multiply_keys(float4 *score, __local const float4 *tq, __local const float4 *tk)
 {
 #pragma unroll 2
     for (int d = 0; d < SLICE; d++, tq += PITCH_Q, tk += PITCH_K) {
@@ -85,7 +85,7 @@ INLINE void multiply_keys(float4 *score, __local const float4 *restrict tq, __lo
 }
 
 /* acc[r][j] += p v for query r of the item and KEYS keys. */
-INLINE void multiply_values(float4 acc[4][DJ], __local const float4 *restrict p, __local const float4 *restrict tv)
+INLINE void multiply_values(float4 acc[4][DJ], __local const float4 *p, __local const float4 *tv)
 {
 #pragma unroll 2
     for (int s = 0; s < KEYS; s++, p += PITCH_Q, tv += PITCH_V) {
@@ -124,7 +124,7 @@ __kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void attn_tile(__global
     v += b * S * pitch + head * D;
 
 #ifdef CAUSAL
-    const int4 seen = min(q0 + 4 * p + (int4)(1, 2, 3, 4), S); /* keys of each query */
+    const int4 seen = min(q0 + 4 * p + (int4)(1, 2, 3, 4), (int4)(S)); /* keys of each query */
     const int s_end = min(q0 + BQ, S);
 #else
     const int4 seen = (int4)(S);

@@ -41,15 +41,15 @@ typedef float floatv;
 #define convert_intv     convert_int
 #else
 typedef CAT(float, VW) floatv;
-#define vloadv           CAT(vload, VW)
-#define vstorev          CAT(vstore, VW)
-#define vload_halfv      CAT(vload_half, VW)
-#define vstore_halfv     CAT(CAT(vstore_half, VW), _rte)
-#define as_floatv        CAT(as_float, VW)
-#define as_uintv         CAT(as_uint, VW)
-#define convert_uintv    CAT(convert_uint, VW)
-#define convert_ushortv  CAT(convert_ushort, VW)
-#define convert_intv     CAT(convert_int, VW)
+#define vloadv          CAT(vload, VW)
+#define vstorev         CAT(vstore, VW)
+#define vload_halfv     CAT(vload_half, VW)
+#define vstore_halfv    CAT(CAT(vstore_half, VW), _rte)
+#define as_floatv       CAT(as_float, VW)
+#define as_uintv        CAT(as_uint, VW)
+#define convert_uintv   CAT(convert_uint, VW)
+#define convert_ushortv CAT(convert_ushort, VW)
+#define convert_intv    CAT(convert_int, VW)
 #endif
 
 /* a b + c. The loader gives -DFMA=mad for a device without CL_FP_FMA, where fma() would be a library call. */
@@ -209,8 +209,7 @@ floatv relu(floatv x)
  * ---- Register tiles of the `_vec` kernels: ROWS x PANEL sums in registers over the inner loop, PANEL = 2 VW. ----
  *
  * With VW 16 the 22 sums, two weight vectors and a broadcast fit the 32 registers of AVX-512; with VW 8 the 12 + 3 fit
- * the 16 of AVX2; 4 is for SSE and NEON. 11 rows divide 77 tokens and waste 3 % of 64 rows, where 12 would waste 8 and
- * 11 %.
+ * the 16 of AVX2; 4 is for SSE and NEON. 11 rows divide 77 tokens and waste 3 % of 64 pixels; 12 waste 8 and 11 %.
  *
  * Weights are packed in panels [k][PANEL] that the inner loop reads in order. A work-item makes up to RUN tiles below
  * one another, which share the work of fetching and widening a panel: 8 % of the time if done in the inner loop, on a

@@ -22,8 +22,7 @@ DEFINE_MULTIPLY(multiply, __global, PANEL_SPACE, 2)
  * Global size: (panels, runs), panels = ceil(K / PANEL), runs = ceil(M / (ROWS run)); local 1. run: as in matmul_vec.
  * zeros: DEPTH floats 0. (sy, sx) stride, (pt, pl) padding at top and left; what lies at bottom and right follows from
  * OH and OW.
- * -D: VW, WT, ROWS, ACT, BIAS, ROW, RES, UPSAMPLE. Limits: M < 2^31 - 144; Hv H, Wv W and C S < 2^31; offsets are
- * 64-bit.
+ * -D: VW, WT, ROWS, ACT, BIAS, ROW, RES, UPSAMPLE. Limits: M < 2^31 - 144; Hv H, Wv W, C S < 2^31.
  * Private memory with VW 16: 84 KiB, 20 with WT 0.
  */
 __kernel ONE_ITEM void conv_vec(__global float *y, __global const float *restrict x, __global const weight *restrict w,
@@ -91,12 +90,11 @@ __kernel ONE_ITEM void conv_vec(__global float *y, __global const float *restric
 }
 
 /*
- * conv_pack: packed[panel, tap, c, lane] = w[k, c, tap], k = panel PANEL + lane, 0 for k >= K; w is [K, C, R, S], taps
- * = R S.
+ * conv_pack: packed[panel, tap, c, lane] = w[k, c, tap], k = panel PANEL + lane, 0 for k >= K.
  *
- * w is read as K rows of elements q = c taps + tap, so that the reads run along memory. Work-item: PACK_Q of them for
- * one panel. Global size: (ceil(C taps / PACK_Q), panels); local 1. Size of packed: panels taps C PANEL. -D: VW, WT,
- * ST.
+ * w [K, C, R, S], taps = R S, is read as K rows of elements q = c taps + tap, so that the reads run along
+ * memory. Work-item: PACK_Q of them for one panel. Global size: (ceil(C taps / PACK_Q), panels); local 1. Size of
+ * packed: panels taps C PANEL. -D: VW, WT, ST.
  */
 #define PACK_Q 64
 __kernel ONE_ITEM void conv_pack(__global weight *packed, __global const source *restrict w, int K, int C, int taps)

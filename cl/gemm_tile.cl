@@ -69,7 +69,7 @@ int tap_source(int m, int r, int s, GEOMETRY_PARAMS)
  */
 
 /* t[k][n] = B(k, n) for the right factor, n_left columns and k_left terms. */
-INLINE void load_b(__local float *t, __global const weight *restrict b, int ldb, int n_left, int k_left, int item)
+INLINE void load_b(__local float *t, __global const weight *b, int ldb, int n_left, int k_left, int item)
 {
 #ifdef TB
     const int k = item % SLICE, n0 = item / SLICE;
@@ -93,7 +93,7 @@ INLINE void load_b(__local float *t, __global const weight *restrict b, int ldb,
 }
 
 /* acc += A B for one slice. */
-INLINE void multiply(float4 *acc, __local const float4 *restrict a, __local const float4 *restrict b, int item)
+INLINE void multiply(float4 *acc, __local const float4 *a, __local const float4 *b, int item)
 {
     a += item / WN;
     b += item % WN;
@@ -137,7 +137,7 @@ INLINE void store_outputs(__global float *y, EPILOGUE_PARAMS const float4 *acc, 
 #ifndef CONV
 
 /* t[k][m] = A(m, k) for the left factor, m_left rows and k_left terms. */
-INLINE void load_a(__local float *t, __global const float *restrict a, int lda, int m_left, int k_left, int item)
+INLINE void load_a(__local float *t, __global const float *a, int lda, int m_left, int k_left, int item)
 {
 #ifdef TA
     const int k0 = item / TILE_M, m = item % TILE_M;
@@ -214,7 +214,7 @@ __kernel GROUP void matmul_tile(__global float *y, __global const float *restric
 #else /* CONV */
 
 /* t[c][i] = channel c of the pixel at source[i] of x, 0 where that is negative; c_left channels. */
-INLINE void load_pixels(__local float *t, __global const float *restrict x, __local const int *source, int c_left, int item)
+INLINE void load_pixels(__local float *t, __global const float *x, __local const int *source, int c_left, int item)
 {
     const int c = item % SLICE, i0 = item / SLICE;
     x += min(c, c_left - 1);

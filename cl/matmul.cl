@@ -38,13 +38,13 @@ void finish(__global float *y, EPILOGUE_PARAMS const float *t, int M, int N, int
  * Global size: (panels, runs, batch), panels = ceil(N / PANEL) (GEGLU: ceil(N/2 / VW)), runs = ceil(M / (ROWS run));
  * local 1. run: 1..RUN, as large as leaves work-items for all cores.
  * y_batch, a_batch, b_batch: elements from one product to the next; res moves with y; bias and row are shared.
- * -D: VW, WT, ROWS, ACT, BIAS, ROW, RES; GEGLU (with BIAS only). a_row == 1 (A transposed) is about as fast as a_k ==
- * 1.
+ * a_row == 1 (A transposed) is about as fast as a_k == 1.
+ * -D: VW, WT, ROWS, ACT, BIAS, ROW, RES; GEGLU (with BIAS only).
  * Limits: M, N, K < 2^31 - 144; offsets are 64-bit. Private memory with VW 16: 81 KiB, 17 with WT 0.
  */
-__kernel ONE_ITEM void matmul_vec(__global float *y, __global const float *restrict a, __global const weight *restrict b,
-                                  EPILOGUE_PARAMS int M, int N, int K, long a_row, long a_k, int row_span, int run,
-                                  long y_batch, long a_batch, long b_batch)
+__kernel ONE_ITEM void matmul_vec(__global float *y, __global const float *restrict a,
+                                  __global const weight *restrict b, EPILOGUE_PARAMS int M, int N, int K, long a_row,
+                                  long a_k, int row_span, int run, long y_batch, long a_batch, long b_batch)
 {
     const int panel = get_global_id(0), m0 = get_global_id(1) * ROWS * run;
     const int tiles = min(run, (M - m0 + ROWS - 1) / ROWS);
@@ -76,11 +76,10 @@ __kernel ONE_ITEM void matmul_vec(__global float *y, __global const float *restr
 }
 
 /*
- * matmul_pack: packed[g, panel, k, lane] = B[g](k, n), n = panel PANEL + lane, 0 for n >= N; B(k, n) = src[n b_n + k
- * b_k].
- * (b_n, b_k) = (K, 1) is a linear layer's [N, K], (1, N) a plain [K, N].
- * GEGLU: lanes 0..VW-1 of panel p hold columns p VW + lane (the values), lanes VW.. columns N/2 + p VW + lane (the
- * gates).
+ * matmul_pack: packed[g, panel, k, lane] = B[g](k, n), n = panel PANEL + lane, 0 for n >= N.
+ *
+ * B(k, n) = src[n b_n + k b_k]: (b_n, b_k) = (K, 1) is a linear layer's [N, K], (1, N) a plain [K, N].
+ * GEGLU: lanes l < VW of panel p hold columns p VW + l (values), lanes VW + l columns N/2 + p VW + l (their gates).
  *
  * Work-item: PACK_K rows k of one panel. Global size: (ceil(K / PACK_K), panels, batch); local 1.
  * Size of packed: panels K PANEL elements of WT a product. -D: VW, WT, ST, GEGLU.

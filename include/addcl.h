@@ -257,7 +257,7 @@ ADDCL_CHECKED int addcl_bench(addcl_ctx *ctx, const char *name, addcl_type type,
  * "f32" "f16" "bf16", NULL: as stored. */
 ADDCL_CHECKED int addcl_convert(addcl_ctx *ctx, const char *in, const char *out, const char *type);
 
-/* Walks the tensors of a safetensors file or of a model's parts: name, type, shape. Not 0: stop. */
+/* Walks the tensors of a safetensors file, or of a diffusers folder ("unet/conv_in.weight"): name, type, shape. Not 0: stop. */
 typedef int (*addcl_tensor_fn)(void *user, const char *name, const char *type, const int64_t *shape, int dims);
 ADDCL_CHECKED int addcl_file_tensors(addcl_ctx *ctx, const char *path, addcl_tensor_fn fn, void *user);
 /* The file's __metadata__, one call a key. */

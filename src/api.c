@@ -232,20 +232,57 @@ out:
     return rc;
 }
 
-int addcl_file_tensors(addcl_ctx *ctx, const char *path, addcl_tensor_fn fn, void *user)
+/* Calls fn for each tensor; those of a `part` as "part/name". *stop: fn asked for the end. */
+static int walk_tensors(ac_diag *dg, const char *path, const char *part, addcl_tensor_fn fn, void *user, bool *stop)
 {
     ac_st *st = NULL;
     int rc;
 
-    AC_TRY(ac_st_open(path, ac_begin(ctx), &st));
-    for (size_t i = 0; i < ac_st_count(st); i++) {
+    AC_TRY(ac_st_open(path, dg, &st));
+    for (size_t i = 0; i < ac_st_count(st) && !*stop; i++) {
         const ac_st_tensor *t = ac_st_at(st, i);
-        if (fn(user, t->name, ac_st_dtype_name(t->dtype), t->dim, t->dims) != 0)
+        char *name = part ? ac_printf("%s/%s", part, t->name) : NULL;
+        if (part && !name) {
+            rc = ac_nomem(dg, strlen(t->name));
             break;
+        }
+        *stop = fn(user, name ? name : t->name, ac_st_dtype_name(t->dtype), t->dim, t->dims) != 0;
+        free(name);
     }
 out:
     ac_st_close(st);
     return rc;
+}
+
+/* The weights of every part that a diffusers folder has. */
+static int walk_folder(ac_diag *dg, const char *path, addcl_tensor_fn fn, void *user)
+{
+    static const char *const parts[] = {"text_encoder", "text_encoder_2", "unet", "vae"};
+    bool found = false, stop = false;
+    int rc = 0;
+
+    for (size_t i = 0; rc == 0 && i < AC_LEN(parts) && !stop; i++) {
+        char *dir = ac_path_join(path, parts[i]), *file = NULL;
+        if (!dir) {
+            rc = ac_nomem(dg, strlen(path));
+        } else if (ac_is_dir(dir)) {
+            found = true;
+            rc = ac_layout_weights(dir, dg, &file);
+            if (rc == 0)
+                rc = walk_tensors(dg, file, parts[i], fn, user, &stop);
+        }
+        free(dir);
+        free(file);
+    }
+    return rc < 0 || found ? rc : ac_fail(dg, ADDCL_E_FORMAT, "%s is no diffusers folder: it has no unet/", path);
+}
+
+int addcl_file_tensors(addcl_ctx *ctx, const char *path, addcl_tensor_fn fn, void *user)
+{
+    ac_diag *dg = ac_begin(ctx);
+    bool stop = false;
+
+    return ac_is_dir(path) ? walk_folder(dg, path, fn, user) : walk_tensors(dg, path, NULL, fn, user, &stop);
 }
 
 int addcl_file_metadata(addcl_ctx *ctx, const char *path, int (*fn)(void *user, const char *key, const char *value), void *user)

@@ -55,6 +55,7 @@ struct addcl_model {
     ac_bpe *bpe[2];
     int pad[2];           /* pad id of each tokenizer */
     ac_schedule *sch;
+    bool zero_empty;       /* an empty negative prompt is all zeros, not encoded */
     bool prediction_known; /* else found out by a probe before the first run */
     ac_type type;
     char *part_path[AC_PARTS];           /* parts that the user replaced, by what; NULL: the model's own */

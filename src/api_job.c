@@ -207,10 +207,13 @@ static int feed_conditions(ac_job *r, const batch *b, ac_exec *x)
     }
     for (int i = 0; i < B; i++) {
         int image = b->first + AC_MIN(i % r->c.batch, b->n - 1);
-        const ac_text *t = &r->text[r->c.guided && i < r->c.batch ? 0 : r->prompt_of[(size_t)image % r->c.o->n_prompts]];
+        bool negative = r->c.guided && i < r->c.batch;
+        const ac_text *t = &r->text[negative ? 0 : r->prompt_of[(size_t)image % r->c.o->n_prompts]];
+        memcpy(all + 6 * i, ids, sizeof ids);
+        if (negative && r->m->zero_empty && !*r->texts[0])
+            continue; /* left zero */
         memcpy(ctx + (size_t)i * nc, t->states, nc * sizeof *ctx);
         memcpy(pooled + (size_t)i * np, t->pooled, np * sizeof *pooled);
-        memcpy(all + 6 * i, ids, sizeof ids);
     }
     AC_TRY(ac_feed(x, "ctx", ctx, (size_t)B * nc * sizeof *ctx));
     if (u->time_ids) {

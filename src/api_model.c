@@ -191,10 +191,10 @@ static int replace_part(addcl_model *m, ac_part_id id, const char *path)
 static int open_tokenizer(addcl_model *m, int i, const char *dir)
 {
     ac_diag *dg = &m->ctx->dg;
-    char *vocab = dir ? ac_path_join(dir, "vocab.json") : NULL, *clip = NULL;
+    char *vocab = dir ? ac_path_join(dir, "vocab.json") : NULL, *whole = dir ? ac_path_join(dir, "tokenizer.json") : NULL, *clip = NULL;
     int rc = 0;
 
-    if (vocab && ac_exists(vocab)) {
+    if ((vocab && ac_exists(vocab)) || (whole && ac_exists(whole))) {
         AC_TRY(ac_bpe_open(dir, dg, &m->bpe[i]));
     } else {
         AC_TRY(ac_clip_vocabulary(dg, &clip));
@@ -206,6 +206,7 @@ static int open_tokenizer(addcl_model *m, int i, const char *dir)
                      ac_bpe_vocab_size(m->bpe[i]), part_names[AC_TEXT + i], m->clip[i].vocab);
 out:
     free(vocab);
+    free(whole);
     free(clip);
     return rc;
 }
@@ -310,6 +311,25 @@ static int load_file(addcl_model *m)
         AC_TRY(ac_schedule_new(&c, dg, &m->sch));
     }
 out:
+    return rc;
+}
+
+/* SDXL's pipeline takes zeros for an empty negative prompt unless model_index.json says otherwise. */
+static int read_pipeline(addcl_model *m)
+{
+    char *path = m->single ? NULL : ac_path_join(m->path, "model_index.json");
+    ac_json index = {0};
+    int rc = 0;
+
+    m->zero_empty = m->unet.time_ids != 0;
+    if (path && ac_exists(path)) {
+        AC_TRY(ac_json_open(path, &m->ctx->dg, &index));
+        m->zero_empty = m->zero_empty && ac_json_bool(&index, "force_zeros_for_empty_prompt", true);
+        rc = index.rc;
+    }
+out:
+    ac_json_close(&index);
+    free(path);
     return rc;
 }
 
@@ -571,6 +591,7 @@ int addcl_model_load(addcl_ctx *ctx, const addcl_model_opts *o, addcl_model **ou
     AC_TRY(replace_part(m, AC_TEXT, o->text_encoder));
     AC_TRY(replace_part(m, AC_TAESD, o->taesd));
     AC_TRY(read_configs(m));
+    AC_TRY(read_pipeline(m));
     AC_TRY(load_tokenizers(m));
     AC_TRY(check_weights(m));
     if (o->n_loras)

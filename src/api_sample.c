@@ -305,6 +305,8 @@ int ac_probe_prediction(addcl_model *m)
     m->sch->cfg.prediction = mean < -1 ? AC_PREDICT_V : AC_PREDICT_EPS;
     m->prediction_known = true;
     m->info.prediction = ac_prediction_name(m->sch->cfg.prediction);
+    if (m->single && mean < -1 && !strcmp(m->info.family, "sd2")) /* the v models of SD 2 were trained at 768 */
+        m->info.width = m->info.height = 768;
     ac_note(n.dg, ADDCL_LOG_INFO, "the file does not say what its network predicts; a probe says %s (--prediction overrides)",
             m->info.prediction);
 out:

@@ -346,6 +346,15 @@ out:
     return rc;
 }
 
+int ac_dev_fake(const ac_limits *lim, ac_diag *dg, ac_dev **out)
+{
+    if (!(*out = ac_calloc(1, sizeof **out)))
+        return ac_nomem(dg, sizeof **out);
+    (*out)->dg = dg;
+    (*out)->lim = *lim;
+    return 0;
+}
+
 void ac_dev_close(ac_dev *dev)
 {
     if (!dev)

@@ -618,15 +618,57 @@ out:
     return rc;
 }
 
+/* The merges of tokenizer.json, strings "left right" or pairs [left, right], as the lines of a merges.txt. */
+static int merges_text(const ac_json *model, ac_str *text)
+{
+    const json_t *merges = json_object_get(model->obj, "merges"), *m;
+    size_t i;
+
+    json_array_foreach(merges, i, m)
+    {
+        const char *left = json_string_value(json_is_array(m) ? json_array_get(m, 0) : m);
+        const char *right = json_is_array(m) ? json_string_value(json_array_get(m, 1)) : "";
+        if (!left || !right)
+            return ac_fail(model->dg, ADDCL_E_FORMAT, "%s: merge %zu is no pair of tokens", model->path, i + 1);
+        ac_str_addf(text, "%s%s%s\n", left, *right ? " " : "", right);
+    }
+    return text->failed ? ac_nomem(model->dg, text->n) : 0;
+}
+
+/* tokenizer.json, which newer tools write alone: vocabulary and merges lie under "model". */
+static int open_tokenizer_json(const char *dir, const char *path, ac_diag *dg, ac_bpe **out)
+{
+    ac_json doc = {0}, model, vocab;
+    ac_str merges = {0};
+    int rc;
+
+    AC_TRY(ac_json_open(path, dg, &doc));
+    if (!ac_json_sub(&doc, "model", &model) || !ac_json_sub(&model, "vocab", &vocab)) {
+        rc = doc.rc < 0 ? doc.rc : ac_fail(dg, ADDCL_E_FORMAT, "%s: has no \"model\" with a \"vocab\"", path);
+        goto out;
+    }
+    AC_TRY(merges_text(&model, &merges));
+    rc = open_tables(&vocab, dir, path, merges.p ? merges.p : (char[]){""}, merges.n, dg, out);
+out:
+    ac_str_free(&merges);
+    ac_json_close(&doc);
+    return rc;
+}
+
 int ac_bpe_open(const char *dir, ac_diag *dg, ac_bpe **out)
 {
     char *path = join(dir, "vocab.json", dg), *merges_path = join(dir, "merges.txt", dg), *merges = NULL;
+    char *whole = join(dir, "tokenizer.json", dg);
     ac_json vocab = {0};
     size_t n = 0;
-    int rc = path && merges_path ? 0 : ADDCL_E_NOMEM;
+    int rc = path && merges_path && whole ? 0 : ADDCL_E_NOMEM;
 
     *out = NULL;
     AC_TRY(rc);
+    if (!ac_exists(path) && ac_exists(whole)) {
+        rc = open_tokenizer_json(dir, whole, dg, out);
+        goto out;
+    }
     AC_TRY(ac_json_open(path, dg, &vocab));
     AC_TRY(ac_file_read(merges_path, MERGES_MAX, dg, &merges, &n));
     rc = open_tables(&vocab, dir, merges_path, merges, n, dg, out);
@@ -634,6 +676,7 @@ out:
     ac_json_close(&vocab);
     free(merges);
     free(merges_path);
+    free(whole);
     free(path);
     return rc;
 }

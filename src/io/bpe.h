@@ -10,7 +10,7 @@
 
 typedef struct ac_bpe ac_bpe; /* read-only once opened */
 
-/* Reads `dir`: vocab.json and merges.txt; bos, eos, pad and unk tokens from tokenizer_config.json and
+/* Reads `dir`: vocab.json and merges.txt, or where there is no vocab.json tokenizer.json; bos, eos, pad and unk tokens from tokenizer_config.json and
  * special_tokens_map.json where these exist (the latter overrides), else "<|startoftext|>" and "<|endoftext|>". */
 AC_CHECK_RESULT int ac_bpe_open(const char *dir, ac_diag *dg, ac_bpe **out);
 /* The same from the texts of vocab.json and merges.txt; special tokens are the default ones. */

@@ -169,16 +169,25 @@ out:
     return rc;
 }
 
-int ac_check_ops(ac_dev *dev, unsigned tags, const char *pattern, ac_check_fn fn, void *user)
+int ac_check_op(ac_dev *dev, const ac_op *op, unsigned tags, const char *pattern, ac_check_fn fn, void *user)
 {
     static const ac_type types[] = {AC_F32, AC_F16, AC_BF16};
     int rc = 0;
 
+    for (const ac_case *c = op->cases; c && c->name; c++)
+        for (size_t t = 0; t < (op->typed ? AC_LEN(types) : 1); t++)
+            if (c->tags & tags)
+                AC_TRY(check_case(dev, op, c, types[t], pattern, fn, user));
+out:
+    return rc;
+}
+
+int ac_check_ops(ac_dev *dev, unsigned tags, const char *pattern, ac_check_fn fn, void *user)
+{
+    int rc = 0;
+
     for (const ac_op *const *op = ac_ops; *op; op++)
-        for (const ac_case *c = (*op)->cases; c && c->name; c++)
-            for (size_t t = 0; t < ((*op)->typed ? AC_LEN(types) : 1); t++)
-                if (c->tags & tags)
-                    AC_TRY(check_case(dev, *op, c, types[t], pattern, fn, user));
+        AC_TRY(ac_check_op(dev, *op, tags, pattern, fn, user));
 out:
     return rc;
 }
