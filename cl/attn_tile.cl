@@ -1,9 +1,9 @@
 /*
  * attn_tile.cl - attention, y = softmax(q k^T scale) v for each head, without the matrix of scores.
  *
- * Online softmax: keys come in blocks; a row keeps the highest score `top` so far, the sum of e^(score - top) and the sum of
- * e^(score - top) v, both scaled down when `top` grows (Milakov and Gimelshein, 2018; Dao et al., FlashAttention, 2022).
- * Scores are kept in units of ln 2, so that e^x is exp2: `scale` is given times log2(e).
+ * Online softmax: keys come in blocks; a row keeps the highest score `top` so far, the sum of e^(score - top) and the
+ * sum of e^(score - top) v, both scaled down when `top` grows (Milakov and Gimelshein, 2018; Dao et al.,
+ * FlashAttention, 2022). Scores are kept in units of ln 2, so that e^x is exp2: `scale` is given times log2(e).
  *
  * q [B, T, E D], k and v [B, S, E D], y [B, T, E D], all f32; E heads of D. CAUSAL: query t sees the keys <= t.
  */
@@ -11,16 +11,16 @@
 #ifdef WQ
 
 /*
- * ---- attn_tile: WQ x WS work-items take a block of BQ queries through blocks of BS keys. Item (p, s) has the scores of queries
- * 4 p + 0..3 with keys 4 s + 0..3, and of the result the same queries in columns 4 (j WS + s) + 0..3, j < DJ. In a float4 of
- * scores the component is the query. ----
+ * ---- attn_tile: WQ x WS work-items take a block of BQ queries through blocks of BS keys. Item (p, s) has the scores
+ * of queries 4 p + 0..3 with keys 4 s + 0..3, and of the result the same queries in columns 4 (j WS + s) + 0..3 for
+ * each j < DJ. In a float4 of scores the component is the query. ----
  */
 #define WG    (WQ * WS)
 #define BQ    (4 * WQ)
 #define BS    (4 * WS)
-#define BD    (4 * WS * DJ)        /* columns of v and y; where D is larger, groups share a block of queries */
-#define SLICE 16                   /* columns of q and k in local memory at a time */
-#define KEYS  (BS < 8 ? BS : 8)    /* rows of v in local memory at a time */
+#define BD    (4 * WS * DJ) /* columns of v and y; a wider head is cut in chunks of so many */
+#define SLICE 16            /* columns of q and k in local memory at a time */
+#define KEYS  8             /* rows of v in local memory at a time */
 /* float4 from one row of a local array to the next; the extra one spreads a column over the banks of the memory. */
 #define PITCH_Q (WQ + 1)
 #define PITCH_K (WS + 1)
@@ -32,8 +32,8 @@
 #define INLINE __attribute__((always_inline))
 
 /*
- * Columns d..d+3 of the row at x, 0 from D on. Only elements that exist are read, at clamped indices, so that no load needs a
- * branch and all are under way together.
+ * Columns d..d+3 of the row at x, 0 from D on. Only elements that exist are read, at clamped indices, so that no load
+ * needs a branch and all are under way together.
  */
 float4 load4(__global const float *x, int d, int D)
 {
@@ -62,8 +62,7 @@ INLINE void load_slice(__local float *t, int rows, __global const float *x, int 
 }
 
 /* t[i][d] = v[i pitch + d0 + d] for KEYS rows and BD columns; any values where i >= rows_left. */
-INLINE void load_values(__local float4 *t, __global const float *v, int pitch, int rows_left, int d0, int D,
-                        int item)
+INLINE void load_values(__local float4 *t, __global const float *v, int pitch, int rows_left, int d0, int D, int item)
 {
     for (int e = item; e < KEYS * (BD / 4); e += WG) {
         const int i = e / (BD / 4), d = e % (BD / 4);
@@ -102,15 +101,15 @@ INLINE void multiply_values(float4 acc[4][DJ], __local const float4 *p, __local 
 }
 
 /*
- * Work-group: BQ queries of one head, BD columns of their results, all keys. Global size: (blocks of queries * WG,
- * E * chunks, B), chunks = ceil(D / BD); local (WG, 1, 1). pitch: E D. -D: WQ, WS, DJ, CAUSAL.
- * Local memory: 4 max(QK_SIZE, V_SIZE) + 16 BS PITCH_Q bytes, 15 KiB for 16 x 8 items. Any T, S, D: beyond BD columns the scores
- * are computed once a chunk. Limits: WQ, WS powers of two, 1..16, DJ 1..5; each tensor below 2^31 elements.
+ * Work-group: BQ queries of one head, BD columns of their results, all keys; each chunk of columns computes the scores.
+ * Global size: (blocks of queries * WG, E * chunks, B), chunks = ceil(D / BD); local (WG, 1, 1). pitch: E D.
+ * Local memory: 15 KiB for 16 x 8 items, 15.5 KiB for 8 x 16, less for fewer.
+ * -D: WQ, WS, DJ, CAUSAL, QUADS (D is a multiple of 4: faster loads).
+ * Limits: WQ 1, 2, 4, 8 or 16, WS 8 or 16, DJ 1..3; any T, S, D; each tensor below 2^31 elements.
  */
-__kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void attn_tile(__global float *y, __global const float *restrict q,
-                                                                        __global const float *restrict k,
-                                                                        __global const float *restrict v, int T, int S,
-                                                                        int D, int pitch, int chunks, float scale)
+__kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void
+attn_tile(__global float *y, __global const float *restrict q, __global const float *restrict k,
+          __global const float *restrict v, int T, int S, int D, int pitch, int chunks, float scale)
 {
     __local float4 slice[QK_SIZE > V_SIZE ? QK_SIZE : V_SIZE]; /* of q and k, then of v */
     __local float4 part[BS * PITCH_Q];                         /* e^(score - top) [key][query] */
@@ -118,7 +117,8 @@ __kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void attn_tile(__global
     const int item = get_local_id(0), p = item % WQ, s = item / WQ;
     const int q0 = get_group_id(0) * BQ, column = get_group_id(1), head = column / chunks, d0 = column % chunks * BD;
     const long b = get_group_id(2);
-    __local float4 *const queries = part + p, *const own = queries + 4 * s * PITCH_Q, *const own_max = queries + s * PITCH_Q;
+    __local float4 *const queries = part + p, *const own = queries + 4 * s * PITCH_Q,
+                          *const own_max = queries + s * PITCH_Q;
     q += (b * T + q0) * pitch + head * D;
     k += b * S * pitch + head * D;
     v += b * S * pitch + head * D;
@@ -216,8 +216,8 @@ __kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void attn_tile(__global
 #define CHUNK 16
 
 /*
- * attn_any: a work-item computes CHUNK columns of one query's result, and for them the query's scores. No local memory, no
- * barrier, any work-group size. Global size: B T E chunks, chunks = ceil(D / CHUNK), given as `count`. -D: CAUSAL.
+ * attn_any: a work-item computes CHUNK columns of one query's result, and for them the query's scores. No local memory,
+ * no barrier, any work-group size. Global size: B T E chunks, chunks = ceil(D / CHUNK), given as `count`. -D: CAUSAL.
  */
 __kernel void attn_any(__global float *y, __global const float *restrict q, __global const float *restrict k,
                        __global const float *restrict v, int count, int T, int S, int heads, int D, float scale)

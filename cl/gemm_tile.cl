@@ -1,8 +1,8 @@
 /*
  * gemm_tile.cl - matrix products and convolutions.
  *
- * `_tile` (GPU): a work-group makes a tile of Y from slices of both factors in local memory. A convolution is the product of
- * pixels and filters; nothing like an im2col matrix is ever in memory.
+ * `_tile` (GPU): a work-group makes a tile of Y from slices of both factors in local memory. A convolution is the
+ * product of pixels and filters; nothing like an im2col matrix is ever in memory.
  * `_any` (all devices): a work-item makes one element of Y. No local memory, no barrier, any work-group size.
  *
  * -DWM selects the `_tile` kernels, with -DCONV those of convolution; without it the file holds the others.
@@ -24,7 +24,7 @@ float finish(EPILOGUE_PARAMS float v, int n, long row_at, long at)
     return v;
 }
 
-/* ---- Geometry of a convolution: X [B, H, W, C] is resampled to [up_h, up_w], padded by (top, left), filtered by [R, S]. ---- */
+/* ---- Geometry of a convolution: X [B, H, W, C] is resampled to [up_h, up_w], padded by (top, left), filtered. ---- */
 
 #define GEOMETRY_PARAMS                                                                                                \
     int H, int W, int C, int OH, int OW, int R, int S, int stride, int top, int left, int up_h, int up_w
@@ -47,8 +47,8 @@ int tap_source(int m, int r, int s, GEOMETRY_PARAMS)
 #ifdef WM
 
 /*
- * ---- Tiles. WM x WN work-items make TILE_M rows x TILE_N columns: item (p, q) the TM rows 4 (g WM + p) + 0..3, g < TM / 4, and
- * the columns 4 q + 0..3. Neighbours in q read neighbouring float4 of a slice and share those of the rows. ----
+ * ---- Tiles. WM x WN work-items make TILE_M rows x TILE_N columns: item (p, q) the rows 4 (g WM + p) + 0..3 for each
+ * g < TM / 4, and the columns 4 q + 0..3. Neighbours in q read neighbouring float4 and share those of the rows. ----
  */
 #define WG     (WM * WN)
 #define TILE_M (WM * TM)
@@ -63,31 +63,30 @@ int tap_source(int m, int r, int s, GEOMETRY_PARAMS)
 #define INLINE __attribute__((always_inline))
 
 /*
- * The functions load_* fill one slice. Each load reads an element that exists, at clamped indices, so that none needs a branch and
- * all are under way together; terms beyond the sum become 0, rows and columns beyond Y are never stored. Neighbouring items read
- * neighbouring elements.
+ * The functions load_* fill one slice. Each load reads an element that exists, at clamped indices, so that none needs a
+ * branch and all are under way together; terms beyond the sum become 0, rows and columns beyond Y are never stored.
+ * Neighbouring items read neighbouring elements.
  */
 
-/* t[k][n] = B(k, n) for the right factor, n_left columns and k_left terms. */
-INLINE void load_b(__local float *t, __global const weight *b, int ldb, int n_left, int k_left, int item)
+/* t[k][n] = B(k0 + k, n) for the right factor, K terms and n_left columns. */
+INLINE void load_b(__local float *t, __global const weight *b, int ldb, int n_left, int k0, int K, int item)
 {
 #ifdef TB
-    const int k = item % SLICE, n0 = item / SLICE;
-    b += min(k, k_left - 1);
+    const int k = item % SLICE, n0 = item / SLICE, from = min(k0 + k, K - 1);
     t += k * 4 * PITCH_B + n0;
 #pragma unroll
     for (int n = 0; n < TILE_N; n += WG / SLICE) {
-        const float v = load_weight(min(n0 + n, n_left - 1) * ldb, b);
-        t[n] = k < k_left ? v : 0.0f;
+        const float v = load_weight(min(n0 + n, n_left - 1) * ldb + from, b);
+        t[n] = k0 + k < K ? v : 0.0f;
     }
 #else
-    const int k0 = item / TILE_N, n = item % TILE_N;
-    b += min(n, n_left - 1);
-    t += k0 * 4 * PITCH_B + n;
+    const int n = item % TILE_N, from = min(n, n_left - 1);
+    t += item / TILE_N * 4 * PITCH_B + n;
+    k0 += item / TILE_N;
 #pragma unroll
     for (int k = 0; k < SLICE; k += WG / TILE_N) {
-        const float v = load_weight(min(k0 + k, k_left - 1) * ldb, b);
-        t[k * 4 * PITCH_B] = k0 + k < k_left ? v : 0.0f;
+        const float v = load_weight(min(k0 + k, K - 1) * ldb + from, b);
+        t[k * 4 * PITCH_B] = k0 + k < K ? v : 0.0f;
     }
 #endif
 }
@@ -112,8 +111,8 @@ INLINE void multiply(float4 *acc, __local const float4 *a, __local const float4 
 }
 
 /* Writes an item's part of the tile at row m0, column n0 of y [M, N]. */
-INLINE void store_outputs(__global float *y, EPILOGUE_PARAMS const float4 *acc, int M, int N, int row_span, int m0, int n0,
-                   int item)
+INLINE void store_outputs(__global float *y, EPILOGUE_PARAMS const float4 *acc, int M, int N, int row_span, int m0,
+                          int n0, int item)
 {
     m0 += item / WN * 4;
     n0 += item % WN * 4;
@@ -136,26 +135,25 @@ INLINE void store_outputs(__global float *y, EPILOGUE_PARAMS const float4 *acc, 
 
 #ifndef CONV
 
-/* t[k][m] = A(m, k) for the left factor, m_left rows and k_left terms. */
-INLINE void load_a(__local float *t, __global const float *a, int lda, int m_left, int k_left, int item)
+/* t[k][m] = A(m, k0 + k) for the left factor, m_left rows and K terms. */
+INLINE void load_a(__local float *t, __global const float *a, int lda, int m_left, int k0, int K, int item)
 {
 #ifdef TA
-    const int k0 = item / TILE_M, m = item % TILE_M;
-    a += min(m, m_left - 1);
-    t += k0 * 4 * PITCH_A + m;
+    const int m = item % TILE_M, from = min(m, m_left - 1);
+    t += item / TILE_M * 4 * PITCH_A + m;
+    k0 += item / TILE_M;
 #pragma unroll
     for (int k = 0; k < SLICE; k += WG / TILE_M) {
-        const float v = a[min(k0 + k, k_left - 1) * lda];
-        t[k * 4 * PITCH_A] = k0 + k < k_left ? v : 0.0f;
+        const float v = a[min(k0 + k, K - 1) * lda + from];
+        t[k * 4 * PITCH_A] = k0 + k < K ? v : 0.0f;
     }
 #else
-    const int k = item % SLICE, m0 = item / SLICE;
-    a += min(k, k_left - 1);
+    const int k = item % SLICE, m0 = item / SLICE, from = min(k0 + k, K - 1);
     t += k * 4 * PITCH_A + m0;
 #pragma unroll
     for (int m = 0; m < TILE_M; m += WG / SLICE) {
-        const float v = a[min(m0 + m, m_left - 1) * lda];
-        t[m] = k < k_left ? v : 0.0f;
+        const float v = a[min(m0 + m, m_left - 1) * lda + from];
+        t[m] = k0 + k < K ? v : 0.0f;
     }
 #endif
 }
@@ -166,9 +164,9 @@ INLINE void load_a(__local float *t, __global const float *a, int lda, int m_lef
  *   y[g, m, n] = act(sum_k A[g](m, k) B[g](k, n) + bias[n] + row[m / row_span, n]) + res[g, m, n]
  *   A(m, k) = a[m lda + k], TA: a[k lda + m];  B(k, n) = b[k ldb + n], TB: b[n ldb + k]
  *
- * Work-group: one tile of Y, all of K. Global size: (tiles of M * tiles of N * WG, batch), those of N running fastest; local WG.
- * a_batch, b_batch: elements from one product to the next. Local memory: 16 (TILE_M + TILE_N + 8) floats.
- * -D: WM, WN, TM (multiple of 4), WT, TA, TB, ACT, BIAS, ROW (batch 1 only), RES.
+ * Work-group: one tile of Y, all of K. a_batch, b_batch: elements from one product to the next.
+ * Global size: (tiles of M * tiles of N * WG, batch), those of N running fastest; local (WG, 1).
+ * Local memory: 16 (TILE_M + TILE_N + 8) floats. -D: WM, WN, TM, WT, TA, TB, ACT, BIAS, ROW (batch 1 only), RES.
  * Limits: WM, WN 4, 8 or 16, TM 4 or 8, TM <= WN; each tensor below 2^31 elements.
  */
 __kernel GROUP void matmul_tile(__global float *y, __global const float *restrict a, __global const weight *restrict b,
@@ -181,26 +179,22 @@ __kernel GROUP void matmul_tile(__global float *y, __global const float *restric
     const long g = get_group_id(1), y_at = g * M * N;
 #ifdef TA
     a += g * a_batch + m0;
-    const long a_step = (long)SLICE * lda;
 #else
     a += g * a_batch + (long)m0 * lda;
-    const long a_step = SLICE;
 #endif
 #ifdef TB
     b += g * b_batch + (long)n0 * ldb;
-    const long b_step = SLICE;
 #else
     b += g * b_batch + n0;
-    const long b_step = (long)SLICE * ldb;
 #endif
 
     float4 acc[TM];
 #pragma unroll
     for (int i = 0; i < TM; i++)
         acc[i] = (float4)(0.0f);
-    for (int k = 0; k < K; k += SLICE, a += a_step, b += b_step) {
-        load_a((__local float *)ta, a, lda, M - m0, K - k, item);
-        load_b((__local float *)tb, b, ldb, N - n0, K - k, item);
+    for (int k = 0; k < K; k += SLICE) {
+        load_a((__local float *)ta, a, lda, M - m0, k, K, item);
+        load_b((__local float *)tb, b, ldb, N - n0, k, K, item);
         barrier(CLK_LOCAL_MEM_FENCE);
         multiply(acc, ta, tb, item);
         barrier(CLK_LOCAL_MEM_FENCE);
@@ -234,9 +228,10 @@ INLINE void load_pixels(__local float *t, __global const float *x, __local const
  *   X = 0 where (i, j) is outside [up_h, up_w], else X[b, i H / up_h, j W / up_w, c], rounded down
  *   y = act(acc + bias[k] + row[b, k]) + res[b, oy, ox, k]
  *
- * A pixel is a row of the product: m = (b OH + oy) OW + ox, M = B OH OW. Work-group: TILE_M successive pixels (over row and image
- * ends) x TILE_N channels; for each tap it finds where its pixels read, then runs over C in slices.
- * Global size: tiles of M * tiles of K * WG, those of K running fastest; local WG. Local memory: as matmul_tile, and TILE_M.
+ * A pixel is a row of the product: m = (b OH + oy) OW + ox, M = B OH OW. Work-group: TILE_M successive pixels (over row
+ * and image ends) x TILE_N channels; for each tap it finds where its pixels read, then runs over C in slices.
+ * Global size: (tiles of M * tiles of K * WG, 1), those of K running fastest; local (WG, 1).
+ * Local memory: that of matmul_tile, and TILE_M ints.
  * (up_h, up_w) is (H, W) where nothing is resampled. -D: CONV, WM, WN, TM, WT, ACT, BIAS, ROW, RES.
  * Limits: as matmul_tile; up_h H and up_w W below 2^31 where they differ.
  */
@@ -259,7 +254,7 @@ __kernel GROUP void conv_tile(__global float *y, __global const float *restrict 
         barrier(CLK_LOCAL_MEM_FENCE);
         for (int c = 0; c < C; c += SLICE) {
             load_pixels((__local float *)ta, x + c, source, C - c, item);
-            load_b((__local float *)tb, w + (long)(tap * C + c) * K, K, K - n0, C - c, item);
+            load_b((__local float *)tb, w + (long)tap * C * K, K, K - n0, c, C, item);
             barrier(CLK_LOCAL_MEM_FENCE);
             multiply(acc, ta, tb, item);
             barrier(CLK_LOCAL_MEM_FENCE);
@@ -273,8 +268,9 @@ __kernel GROUP void conv_tile(__global float *y, __global const float *restrict 
 #else /* no WM */
 
 /*
- * matmul_any: as matmul_tile, with A(m, k) = a[m a_row + k a_k] and B(k, n) = b[n b_n + k b_k]. Work-item: one element of Y.
- * Global size: batch * M * N, given as `count`. -D: WT, ACT, BIAS, ROW (batch 1 only), RES.
+ * matmul_any: as matmul_tile, with A(m, k) = a[m a_row + k a_k] and B(k, n) = b[n b_n + k b_k].
+ * Work-item: one element of Y. Global size: batch * M * N, given as `count`. -D: WT, ACT, BIAS, ROW (batch 1 only),
+ * RES.
  */
 __kernel void matmul_any(__global float *y, __global const float *restrict a, __global const weight *restrict b,
                          EPILOGUE_PARAMS int count, int M, int N, int K, int a_row, int a_k, int b_n, int b_k,
@@ -292,7 +288,10 @@ __kernel void matmul_any(__global float *y, __global const float *restrict a, __
     y[at] = finish(EPILOGUE_ARGS sum, n, (long)(m / row_span) * N, at);
 }
 
-/* conv_any: as conv_tile, with the filters as they are, w [K, C, R, S]. Work-item: one element of Y. Global size: M * K. */
+/*
+ * conv_any: as conv_tile, with the filters as they are, w [K, C, R, S].
+ * Work-item: one element of Y. Global size: M * K. -D: WT, ACT, BIAS, ROW, RES.
+ */
 __kernel void conv_any(__global float *y, __global const float *restrict x, __global const weight *restrict w,
                        EPILOGUE_PARAMS int M, int K, GEOMETRY_PARAMS)
 {
@@ -309,8 +308,8 @@ __kernel void conv_any(__global float *y, __global const float *restrict x, __gl
 }
 
 /*
- * conv_pack_tile: packed[tap, c, k] = w[k, c, tap], w [K, C, R, S], taps = R S: what conv_tile reads, neighbouring channels k for
- * neighbouring items. Work-item: the taps of one (k, c). Global size: K * C. -D: WT, ST.
+ * conv_pack_tile: packed[tap, c, k] = w[k, c, tap], w [K, C, R, S], taps = R S: what conv_tile reads, neighbouring
+ * channels k for neighbouring items. Work-item: the taps of one (k, c). Global size: K * C. -D: WT, ST.
  */
 __kernel void conv_pack_tile(__global weight *packed, __global const source *restrict w, int K, int C, int taps)
 {

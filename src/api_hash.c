@@ -50,14 +50,16 @@ static int hash_file(ac_hash *h, int fd)
     enum { BLOCK = 1 << 20 };
     unsigned char *buf = ac_calloc(BLOCK, 1), digest[32];
     ac_sha256 s;
-    ssize_t n;
+    ssize_t n = 0;
 
     if (!buf)
         return ac_nomem(&h->dg, BLOCK);
     ac_sha256_init(&s);
-    while ((n = read(fd, buf, BLOCK)) > 0)
+    while (!h->stop && (n = read(fd, buf, BLOCK)) > 0)
         ac_sha256_update(&s, buf, (size_t)n);
     free(buf);
+    if (h->stop)
+        return ac_fail(&h->dg, ADDCL_E_CANCELLED, "%s: not hashed", h->path);
     if (n < 0)
         return ac_fail(&h->dg, ADDCL_E_IO, "%s cannot be read", h->path);
     ac_sha256_final(&s, digest);
@@ -114,6 +116,7 @@ int ac_hash_wait(ac_hash *h, ac_diag *dg, char hex[65])
 
 void ac_hash_free(ac_hash *h)
 {
+    h->stop = true;
     if (h->started && !h->joined)
         pthread_join(h->thread, NULL);
     free(h->path);

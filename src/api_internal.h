@@ -3,6 +3,7 @@
 #define AC_API_INTERNAL_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "diff/sampler.h"
 #include "io/bpe.h"
@@ -33,6 +34,7 @@ typedef enum ac_part_id { AC_UNET, AC_VAE, AC_TEXT, AC_TEXT_2, AC_TAESD, AC_PART
 typedef struct ac_hash {
     pthread_t thread;
     bool started, joined;
+    atomic_bool stop; /* nobody wants it any more: the thread gives up */
     char *path;
     ac_diag dg;
     int rc;

@@ -136,10 +136,19 @@ out:
     return rc;
 }
 
+/* What to check, and who is told. */
+typedef struct checks {
+    ac_dev *dev;
+    unsigned tags, classes; /* of cases, of kernels */
+    const char *pattern;
+    ac_check_fn fn;
+    void *user;
+} checks;
+
 /* One case in one storage type by each kernel. */
-static int check_case(ac_dev *dev, const ac_op *op, const ac_case *c, ac_type wt, const char *pattern, ac_check_fn fn, void *user)
+static int check_case(const checks *a, const ac_op *op, const ac_case *c, ac_type wt)
 {
-    static const ac_kern lowered[] = {{.name = "lowered"}, {0}};
+    static const ac_kern lowered[] = {{.name = "lowered", .cls = AC_CLASS_ANY}, {0}};
     const double *feeds[AC_MAX_IN];
     ac_case_graph cg = {0};
     double *want = NULL;
@@ -149,19 +158,19 @@ static int check_case(ac_dev *dev, const ac_op *op, const ac_case *c, ac_type wt
         ac_check r = {.limit = c->tol > 0 ? c->tol : 1e-5};
         bool used = false;
         snprintf(r.name, sizeof r.name, "%s/%s/%s/%s", op->name, c->name, k->name, ac_type_name(wt));
-        if (pattern && !strstr(r.name, pattern))
+        if (!(k->cls & a->classes) || (a->pattern && !strstr(r.name, a->pattern)))
             continue;
         if (!want) {
-            AC_TRY(ac_case_graph_new(op, c, wt, ac_dev_diag(dev), &cg));
+            AC_TRY(ac_case_graph_new(op, c, wt, ac_dev_diag(a->dev), &cg));
             n_feeds = 0;
             for (int i = 0; i < AC_MAX_IN; i++)
                 if (cg.data[i] && !cg.param[i].data)
                     feeds[n_feeds++] = cg.value[i];
             AC_TRY(ac_ref_run(cg.g, feeds, &want));
         }
-        AC_TRY(on_device(dev, &cg, op->kern ? k : NULL, want, &used, &r));
+        AC_TRY(on_device(a->dev, &cg, op->kern ? k : NULL, want, &used, &r));
         if (used)
-            rc = fn(user, &r);
+            rc = a->fn(a->user, &r);
     }
 out:
     ac_case_graph_free(&cg);
@@ -169,25 +178,31 @@ out:
     return rc;
 }
 
-int ac_check_op(ac_dev *dev, const ac_op *op, unsigned tags, const char *pattern, ac_check_fn fn, void *user)
+static int check_op(const checks *a, const ac_op *op)
 {
     static const ac_type types[] = {AC_F32, AC_F16, AC_BF16};
     int rc = 0;
 
     for (const ac_case *c = op->cases; c && c->name; c++)
         for (size_t t = 0; t < (op->typed ? AC_LEN(types) : 1); t++)
-            if (c->tags & tags)
-                AC_TRY(check_case(dev, op, c, types[t], pattern, fn, user));
+            if (c->tags & a->tags)
+                AC_TRY(check_case(a, op, c, types[t]));
 out:
     return rc;
 }
 
+int ac_check_op(ac_dev *dev, const ac_op *op, unsigned tags, const char *pattern, ac_check_fn fn, void *user)
+{
+    return check_op(&(checks){dev, tags, AC_CLASS_ANY, pattern, fn, user}, op);
+}
+
 int ac_check_ops(ac_dev *dev, unsigned tags, const char *pattern, ac_check_fn fn, void *user)
 {
+    checks a = {dev, tags, ac_dev_limits(dev)->cls, pattern, fn, user};
     int rc = 0;
 
     for (const ac_op *const *op = ac_ops; *op; op++)
-        AC_TRY(ac_check_op(dev, *op, tags, pattern, fn, user));
+        AC_TRY(check_op(&a, *op));
 out:
     return rc;
 }

@@ -13,10 +13,11 @@ typedef struct ac_check {
 /* Called for each result; not 0: stop. */
 typedef int (*ac_check_fn)(void *user, const ac_check *c);
 
-/* Runs every case that has `tags`, by every kernel that accepts it, with weights stored as f32, f16 and bf16 where the op takes
- * such; only names that contain `pattern` (NULL: all). An error of the device itself ends it. */
+/* Runs the cases of every op that have `tags`, by every kernel that accepts them and is meant for the device's class, with weights
+ * stored as f32, f16 and bf16 where the op takes such; only names that contain `pattern` (NULL: all). An error of the device itself
+ * ends it. */
 int ac_check_ops(ac_dev *dev, unsigned tags, const char *pattern, ac_check_fn fn, void *user) AC_CHECK_RESULT;
-/* The same for one op. */
+/* The same for one op, by kernels of all classes. */
 int ac_check_op(ac_dev *dev, const ac_op *op, unsigned tags, const char *pattern, ac_check_fn fn, void *user) AC_CHECK_RESULT;
 
 /* The inputs of a case as a graph: input nodes "0", "1", ... in `value` order (params where a weight is stored), output "y". */

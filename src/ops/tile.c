@@ -10,7 +10,8 @@ static bool has_groups(const ac_limits *lim)
     return lim->max_wg >= 64 && lim->max_item[0] >= 64 && lim->local_mem >= 16 << 10;
 }
 
-/* The work-group for this try, for a kernel that likes `best` items: a power of two, 16 at least (see the kernels' limits). */
+/* The work-group for this try, for a kernel that likes `best` items: a power of two, 16 at least (see the kernels'
+ * limits). */
 static int group_size(const ac_launch *l, int best)
 {
     int wg = best;
@@ -26,7 +27,8 @@ static bool enough(const ac_limits *lim, int64_t groups)
     return groups >= 2 * (int64_t)lim->units;
 }
 
-/* ------------------------------------------------------------------------------------------ what products and convolutions share */
+/* ------------------------------------------------------------------------------------------ what products and
+ * convolutions share */
 
 /* WM x WN work-items with TM x 4 outputs each. */
 typedef struct tile {
@@ -48,8 +50,8 @@ static tile tile_of(int wg, int tm)
     return (tile){wg / wn, wn, tm};
 }
 
-/* The largest of 128x64, 64x64 and 32x32 outputs (less where groups must be small) that keeps the device busy and is not mostly
- * beyond the edge of an M x N result. */
+/* The largest of 128x64, 64x64 and 32x32 outputs (less where groups must be small) that keeps the device busy and is
+ * not mostly beyond the edge of an M x N result. */
 static tile choose_tile(const ac_limits *lim, const ac_launch *l, int64_t batch, int64_t M, int64_t N)
 {
     for (int wg = group_size(l, 256); wg > 64; wg /= 2) {
@@ -186,9 +188,18 @@ void ac_conv_any_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
 /* Both kernels take the same arguments. */
 static void conv_args(const ac_graph *g, const ac_node *n, const ac_cv *d, ac_launch *l)
 {
-    const int size[] = {d->H, d->W,      d->C,   d->OH,   d->OW,
-                        d->R, d->S,      d->stride, d->top, d->left,
-                        d->up_h ? d->up_h : d->H, d->up_w ? d->up_w : d->W};
+    const int size[] = {d->H,
+                        d->W,
+                        d->C,
+                        d->OH,
+                        d->OW,
+                        d->R,
+                        d->S,
+                        d->stride,
+                        d->top,
+                        d->left,
+                        d->up_h ? d->up_h : d->H,
+                        d->up_w ? d->up_w : d->W};
 
     product_args(g, n, l);
     ac_arg_int(l, (int64_t)d->B * d->OH * d->OW);
@@ -219,8 +230,8 @@ void ac_conv_any_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n
     ac_grid1(l, (size_t)ac_count(&n->shape), 64);
 }
 
-/* ------------------------------------------------------------------------------------------ conv_pack_tile(w [K,C,R,S]) -> [R S, C, K]
- * at.i[0]: storage type */
+/* ------------------------------------------------------------------------------------------ conv_pack_tile(w
+ * [K,C,R,S]) -> [R S, C, K] at.i[0]: storage type */
 
 static int infer_pack(ac_graph *g, ac_node *n)
 {
@@ -228,7 +239,8 @@ static int infer_pack(ac_graph *g, ac_node *n)
     char text[96];
 
     if (w->n != 4)
-        return ac_graph_fail(g, ADDCL_E_SHAPE, "conv_pack_tile: filters %s, expected 4 dimensions", ac_shape_text(w, text));
+        return ac_graph_fail(g, ADDCL_E_SHAPE, "conv_pack_tile: filters %s, expected 4 dimensions",
+                             ac_shape_text(w, text));
     n->type = (ac_type)n->at.i[0];
     n->shape = (ac_shape){3, {w->d[2] * w->d[3], w->d[1], w->d[0]}};
     return 1;
@@ -301,11 +313,12 @@ bool ac_attn_tile_accepts(const ac_limits *lim, const ac_graph *g, const ac_node
     return has_groups(lim);
 }
 
-/* Wide heads have more items along the head and fewer along the queries; the widest are cut in chunks of 192 columns. */
+/* Wide heads have more items along the head and fewer along the queries; the widest are cut in chunks of 192 columns.
+ */
 void ac_attn_tile_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
     const attn a = attn_of(g, n);
-    const int ws = a.D <= 96 ? 8 : 16, wide = 12 * ws;
+    const int ws = a.D <= 96 ? 8 : 16, wide = (a.D % 4 ? 8 : 12) * ws;
     const int64_t chunks = AC_CEIL_DIV(a.D, (int64_t)wide), width = AC_CEIL_DIV(a.D, chunks);
     int wg = group_size(l, 128);
 

@@ -1,5 +1,5 @@
-/* tile.h - the GPU (`_tile`) family of the heavy ops: a work-group shares a tile through local memory; and the family for
- * every device (`_any`): a work-item computes one element. Kernels: cl/gemm_tile.cl, cl/attn_tile.cl. */
+/* tile.h - the GPU (`_tile`) family of the heavy ops: a work-group shares a tile through local memory; and the family
+ * for every device (`_any`): a work-item computes one element. Kernels: cl/gemm_tile.cl, cl/attn_tile.cl. */
 #ifndef AC_TILE_H
 #define AC_TILE_H
 

@@ -126,7 +126,7 @@ static void setup_matmul_pack(const ac_limits *lim, const ac_graph *g, const ac_
     one_item_grid(l, AC_CEIL_DIV(d.K, (int64_t)64), d.panels, d.batch);
 }
 
-static const ac_kern kern_matmul_pack[] = {{"matmul_pack", "matmul", AC_CLASS_ANY, NULL, NULL, setup_matmul_pack}, {0}};
+static const ac_kern kern_matmul_pack[] = {{"matmul_pack", "matmul", AC_CLASS_CPU, NULL, NULL, setup_matmul_pack}, {0}};
 static const ac_case case_matmul_pack[] = {{"nk_37x29", AC_SMALL, {{2, {37, 29}}}, {{0, AC_F32, 1, 8}, {0}}, 1e-7},
                                            {"kn_40x70", AC_SMALL, {{2, {40, 70}}}, {{0, AC_F32, 0, 16}, {0}}, 1e-7},
                                            {"geglu_40x29", AC_SMALL, {{2, {40, 29}}}, {{1, AC_F32, 1, 16}, {0}}, 1e-7},
@@ -230,7 +230,7 @@ static void setup_conv_pack(const ac_limits *lim, const ac_graph *g, const ac_no
     one_item_grid(l, AC_CEIL_DIV(C * taps, (int64_t)64), n->shape.d[0], 1);
 }
 
-static const ac_kern kern_conv_pack[] = {{"conv_pack", "conv", AC_CLASS_ANY, NULL, NULL, setup_conv_pack}, {0}};
+static const ac_kern kern_conv_pack[] = {{"conv_pack", "conv", AC_CLASS_CPU, NULL, NULL, setup_conv_pack}, {0}};
 static const ac_case case_conv_pack[] = {{"37x5x3x3", AC_SMALL, {{4, {37, 5, 3, 3}}}, {{0, AC_F32, 0, 8}, {0}}, 1e-7},
                                          {"32x16x1x2", AC_SMALL, {{4, {32, 16, 1, 2}}}, {{0, AC_F32, 0, 16}, {0}}, 1e-7},
                                          {"70x24x3x3_f16", AC_SMALL, {{4, {70, 24, 3, 3}}}, {{0, AC_F16, 0, 4}, {0}}, 6e-4},
@@ -335,7 +335,7 @@ static void setup_attn_pack(const ac_limits *lim, const ac_graph *g, const ac_no
     one_item_grid(l, AC_CEIL_DIV(k->d[1], (int64_t)2 * n->at.i[PK_VW]), k->d[0] * n->at.i[PK_HEADS], 1);
 }
 
-static const ac_kern kern_attn_pack[] = {{"attn_pack", "attn", AC_CLASS_ANY, NULL, NULL, setup_attn_pack}, {0}};
+static const ac_kern kern_attn_pack[] = {{"attn_pack", "attn", AC_CLASS_CPU, NULL, NULL, setup_attn_pack}, {0}};
 const ac_op ac_op_attn_pack = {.name = "attn_pack", .n_in = 2, .infer = infer_attn_pack, .kern = kern_attn_pack};
 
 /* ------------------------------------------------------------------------------------------ attn_vec */
