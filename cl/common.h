@@ -297,31 +297,41 @@ void store_part(floatv v, __global float *p, int left)
         p[l] = t[l];
 }
 
+/* One vector of a tile's row to y[m, n..], of which the first `left` columns exist. */
+void store_vector(__global float *y, EPILOGUE_PARAMS floatv v, int N, int row_span, int m, int n, int left)
+{
+    const long at = (long)m * N + n;
+    if (left <= 0)
+        return;
+#ifdef BIAS
+    v += load_part(bias + n, left);
+#endif
+#ifdef ROW
+    v += load_part(row + (long)(m / row_span) * N + n, left);
+#endif
+    v = activate(v);
+#ifdef RES
+    v += load_part(res + at, left);
+#endif
+    store_part(v, y + at, left);
+}
+
 /*
- * Writes a tile to rows m0.. and columns n0.. of y[M, N]: y = act(t + bias[n] + row[m / row_span, n]) + res[m, n]. res
- * may be y. The loop is rolled on purpose: it is a small part of the time and would be most of the code.
+ * Writes a tile to rows m0.. and columns n0.. of y[M, N]: y = act(t + bias[n] + row[m / row_span, n]) + res[m, n]. res may be y.
+ * Whole panels take the first loop, free of tests. The loops are rolled on purpose: they are a small part of the time and
+ * would be most of the code.
  */
 void store_tile(__global float *y, EPILOGUE_PARAMS const float *t, int M, int N, int row_span, int m0, int n0)
 {
-    for (int i = 0; i < min(ROWS, M - m0); i++) {
-        for (int h = 0; h < 2; h++) {
-            const int m = m0 + i, n = n0 + h * VW, left = N - n;
-            if (left <= 0)
-                break;
-            const long at = (long)m * N + n;
-            floatv v = vloadv(2 * i + h, t);
-#ifdef BIAS
-            v += load_part(bias + n, left);
-#endif
-#ifdef ROW
-            v += load_part(row + (long)(m / row_span) * N + n, left);
-#endif
-            v = activate(v);
-#ifdef RES
-            v += load_part(res + at, left);
-#endif
-            store_part(v, y + at, left);
+    const int rows = min(ROWS, M - m0);
+    if (N - n0 >= PANEL) {
+        for (int i = 0; i < rows; i++) {
+            store_vector(y, EPILOGUE_ARGS vloadv(2 * i, t), N, row_span, m0 + i, n0, VW);
+            store_vector(y, EPILOGUE_ARGS vloadv(2 * i + 1, t), N, row_span, m0 + i, n0 + VW, VW);
         }
+    } else {
+        for (int i = 0; i < 2 * rows; i++)
+            store_vector(y, EPILOGUE_ARGS vloadv(i, t), N, row_span, m0 + i / 2, n0 + i % 2 * VW, N - n0 - i % 2 * VW);
     }
 }
 

@@ -279,17 +279,22 @@ out:
     return rc;
 }
 
+ac_nets ac_bench_nets(ac_dev *dev, ac_diag *dg, ac_type type)
+{
+    return (ac_nets){.dev = dev, .dg = dg, .type = type, .unet = &unet_cfg, .vae = &vae_cfg, .taesd = &taesd_cfg, .clip = clip_cfg};
+}
+
 static int bench_net(bench *b, const char *name)
 {
-    ac_nets n = {.dev = b->ctx->dev, .dg = &b->ctx->dg, .type = b->type, .unet = &unet_cfg, .vae = &vae_cfg, .clip = clip_cfg};
+    ac_nets n = ac_bench_nets(b->ctx->dev, &b->ctx->dg, b->type);
     double s[3] = {0}, f[3] = {0};
     bool image = !strcmp(name, "image");
     int rc = 0;
 
-    if (!strcmp(name, "vae_tiny")) {
-        n.taesd = &taesd_cfg;
+    if (!strcmp(name, "vae_tiny"))
         n.vae = NULL;
-    }
+    else
+        n.taesd = NULL;
     if (image || !strcmp(name, "text"))
         AC_TRY(run_stage(b, &n, "text", text_stage, &s[0], &f[0]));
     if (image || !strcmp(name, "unet"))

@@ -117,6 +117,8 @@ typedef struct ac_nets {
     size_t n_loras;
 } ac_nets;
 ac_nets ac_model_nets(const addcl_model *m);
+/* Stable Diffusion 2.1's networks with random weights (api_bench.c); decoding takes `taesd` unless it is set to NULL. */
+ac_nets ac_bench_nets(ac_dev *dev, ac_diag *dg, ac_type type);
 
 /* Text encoder `i` (0, 1): input "ids" [1,T], "eos" [1,1]; outputs "states" [1,T,C] (last or penultimate), "pooled". */
 int ac_stage_text(const ac_nets *n, int i, bool penultimate, bool pooled, const ac_stage_size *z, ac_stage *s) AC_CHECK_RESULT;

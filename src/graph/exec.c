@@ -182,21 +182,6 @@ out:
 static const uint32_t guard_word = 0x7fc0dead;
 enum { GUARD = 64 }; /* bytes */
 
-/* Written, not filled: Oclgrind 21.10 takes all of a filled buffer but its first element for unwritten for ever. */
-static int write_guard(ac_exec *x, ac_buf *buf, size_t bytes)
-{
-    uint32_t *w = ac_calloc(1, bytes);
-    int rc;
-
-    if (!w)
-        return ac_nomem(x->g->dg, bytes);
-    for (size_t i = 0; i < bytes / sizeof *w; i++)
-        w[i] = guard_word;
-    rc = ac_buf_write(x->dev, buf, 0, w, bytes);
-    free(w);
-    return rc;
-}
-
 static int new_activation(ac_exec *x, size_t s)
 {
     size_t bytes = AC_CEIL_DIV(x->slots.bytes.p[s], (size_t)4) * 4 + (x->guard ? GUARD : 0);
@@ -204,7 +189,7 @@ static int new_activation(ac_exec *x, size_t s)
 
     AC_TRY(ac_buf_new(x->dev, bytes, &x->buf[s]));
     if (x->guard)
-        AC_TRY(write_guard(x, x->buf[s], bytes));
+        AC_TRY(ac_buf_fill(x->dev, x->buf[s], guard_word, bytes));
 out:
     return rc;
 }
@@ -403,7 +388,7 @@ static int check_finite(ac_exec *x, ac_id i)
     AC_TRY(ac_buf_read(x->dev, x->buf[x->slots.slot[i]], 0, v, bytes));
     for (size_t k = 0; k < count; k++)
         if (!isfinite(v[k])) {
-            rc = ac_fail(x->g->dg, ADDCL_E_DIVERGED, "%s: %s %s: element %zu is %f", n->scope, n->op->name, ac_shape_text(&n->shape, shape),
+            rc = ac_fail(x->g->dg, ADDCL_E_DIVERGED, "%s%s%s %s: element %zu is %f", n->scope, *n->scope ? ": " : "", n->op->name, ac_shape_text(&n->shape, shape),
                          k, (double)v[k]);
             break;
         }

@@ -41,7 +41,7 @@ static int add_slot(const ac_node *prod, const ac_shape *y, const ac_node *other
     if (ac_count(s) == y->d[last] && prod->in[AC_EP_BIAS] == AC_NONE)
         return AC_EP_BIAS;
     if (s->n != y->n || s->d[0] != y->d[0] || ac_count(s) != y->d[0] * y->d[last] || prod->in[AC_EP_ROW] != AC_NONE ||
-        prod->at.i[AC_AT_NO_ROW])
+        prod->at.i[AC_AT_CLOSED])
         return -1;
     return AC_EP_ROW;
 }
@@ -115,7 +115,7 @@ int ac_fuse(const ac_graph *g, ac_graph **out)
             f.held[i] = ac_rewrite_node(&f.rw, i);
         }
         /* Only an epilogue op with one use waits; its consumer may be anything. */
-        if (!(f.held[i].op->flags & AC_OP_EPILOGUE) || f.uses[i] != 1)
+        if (!(f.held[i].op->flags & AC_OP_EPILOGUE) || f.held[i].at.i[AC_AT_CLOSED] == AC_NO_EPILOGUE || f.uses[i] != 1)
             release(&f, i);
     }
     rc = ac_rewrite_end(&f.rw, out);

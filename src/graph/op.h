@@ -14,8 +14,9 @@ enum {
     AC_OP_POSITIVE = 64  /* defined for (or away from) positive values: tests draw inputs from (0.5, 2) */
 };
 
-/* Epilogue of conv and matmul: y = act(acc + bias[c] + row[b,c]) + res. at.i[AC_AT_NO_ROW] is 1 where row cannot be taken. */
-enum { AC_EP_BIAS = 2, AC_EP_ROW = 3, AC_EP_RES = 4, AC_AT_ACT = AC_AT_I - 1, AC_AT_NO_ROW = AC_AT_I - 2 };
+/* Epilogue of conv and matmul: y = act(acc + bias[c] + row[b,c]) + res. at.i[AC_AT_CLOSED] tells what it cannot take. */
+enum { AC_EP_BIAS = 2, AC_EP_ROW = 3, AC_EP_RES = 4, AC_AT_ACT = AC_AT_I - 1, AC_AT_CLOSED = AC_AT_I - 2 };
+enum { AC_NO_ROW = 1, AC_NO_EPILOGUE = 2 }; /* a batch of products; a gated product */
 /* Values of at.i[AC_AT_ACT] and of -DACT in the kernels. */
 enum { AC_ACT_NONE, AC_ACT_SILU, AC_ACT_GELU, AC_ACT_QUICK_GELU, AC_ACT_RELU };
 

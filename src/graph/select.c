@@ -134,8 +134,8 @@ int ac_select(const ac_limits *lim, const ac_graph *g, const ac_kern *force, ac_
     while (changed) {
         AC_TRY(lower_once(lim, low, force, &next, &changed));
         /* Scopes belong to the first graph; those made by lowering to the graph in between. */
-        if (next->rc == 0)
-            own_scopes(next);
+        own_scopes(next);
+        AC_TRY(next->rc);
         ac_graph_free(low);
         low = next;
         next = NULL;

@@ -114,7 +114,6 @@ static int assign(const ac_graph *g, bool keep, bool fold, ac_slots *s, const ac
             s->slot[i] = rc = new_slot(s, g, bytes, n->constant);
         } else if (!keep && in_place(g, s, last, i)) {
             s->slot[i] = s->slot[s->root[n->in[0]]];
-            is_free[s->slot[i]] = 0;
         } else {
             int f = keep ? -1 : find_free(s, is_free, bytes);
             s->slot[i] = rc = f >= 0 ? f : new_slot(s, g, bytes, false);

@@ -139,7 +139,7 @@ out:
 /* What to check, and who is told. */
 typedef struct checks {
     ac_dev *dev;
-    unsigned tags, classes; /* of cases, of kernels */
+    unsigned tags, classes; /* of cases; of kernels, 0: all */
     const char *pattern;
     ac_check_fn fn;
     void *user;
@@ -158,7 +158,7 @@ static int check_case(const checks *a, const ac_op *op, const ac_case *c, ac_typ
         ac_check r = {.limit = c->tol > 0 ? c->tol : 1e-5};
         bool used = false;
         snprintf(r.name, sizeof r.name, "%s/%s/%s/%s", op->name, c->name, k->name, ac_type_name(wt));
-        if (!(k->cls & a->classes) || (a->pattern && !strstr(r.name, a->pattern)))
+        if ((a->classes && !(k->cls & a->classes)) || (a->pattern && !strstr(r.name, a->pattern)))
             continue;
         if (!want) {
             AC_TRY(ac_case_graph_new(op, c, wt, ac_dev_diag(a->dev), &cg));
@@ -193,7 +193,7 @@ out:
 
 int ac_check_op(ac_dev *dev, const ac_op *op, unsigned tags, const char *pattern, ac_check_fn fn, void *user)
 {
-    return check_op(&(checks){dev, tags, AC_CLASS_ANY, pattern, fn, user}, op);
+    return check_op(&(checks){dev, tags, 0, pattern, fn, user}, op);
 }
 
 int ac_check_ops(ac_dev *dev, unsigned tags, const char *pattern, ac_check_fn fn, void *user)

@@ -25,7 +25,7 @@ void ac_matmul_dims(const ac_graph *g, const ac_node *n, ac_mm *d)
     if (a->n == 1)
         d->M = 1;
     d->batch = total / (d->M * d->K);
-    if (!n->at.i[AC_AT_NO_ROW]) { /* one shared b: the leading dimensions are more rows */
+    if (n->at.i[AC_AT_CLOSED] != AC_NO_ROW) { /* one shared b: the leading dimensions are more rows */
         d->M *= d->batch;
         d->batch = 1;
     }
@@ -58,7 +58,7 @@ static int infer(ac_graph *g, ac_node *n)
     n->shape = *a;
     n->shape.d[a->n - 2] = M;
     n->shape.d[a->n - 1] = n->at.i[AC_MM_GEGLU] ? N / 2 : N;
-    n->at.i[AC_AT_NO_ROW] = b->n > 2;
+    n->at.i[AC_AT_CLOSED] = b->n > 2 ? AC_NO_ROW : n->at.i[AC_MM_GEGLU] ? AC_NO_EPILOGUE : 0;
     if (n->in[AC_EP_BIAS] != AC_NONE && ac_count(ac_shape_of(g, n->in[AC_EP_BIAS])) != N)
         return ac_graph_fail(g, ADDCL_E_SHAPE, "matmul: a bias of %lld for %lld outputs",
                              (long long)ac_count(ac_shape_of(g, n->in[AC_EP_BIAS])), (long long)N);
