@@ -225,9 +225,9 @@ int addcl_convert(addcl_ctx *ctx, const char *in, const char *out, const char *t
             t = i;
     if (type && t < 0)
         return ac_fail(&ctx->dg, ADDCL_E_ARG, "\"%s\" is no type: f32, f16 or bf16", type);
-    AC_TRY(ac_clip_vocabulary(&ctx->dg, &clip));
+    if (ac_clip_vocabulary(&ctx->dg, &clip) < 0) /* then a folder gets no vocabulary, and a note says so */
+        ac_begin(ctx);
     rc = ac_convert(in, out, t, clip, &ctx->dg);
-out:
     free(clip);
     return rc;
 }

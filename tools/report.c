@@ -120,11 +120,25 @@ void report_clear(report *r)
     r->drawn = false;
 }
 
+/* Was this very line logged a moment ago? Remembers it. */
+static bool repeated(report *r, const char *line)
+{
+    unsigned long h = 5381;
+
+    for (const char *c = line; *c; c++)
+        h = h * 33 + (unsigned char)*c;
+    for (unsigned i = 0; i < sizeof r->seen / sizeof *r->seen && i < r->n_seen; i++)
+        if (r->seen[i] == h)
+            return true;
+    r->seen[r->n_seen++ % (sizeof r->seen / sizeof *r->seen)] = h;
+    return false;
+}
+
 void report_log(void *user, int level, const char *line)
 {
     report *r = user;
 
-    if (level > r->level)
+    if (level > r->level || (level <= ADDCL_LOG_WARN && repeated(r, line)))
         return;
     report_clear(r);
     if (r->json) {

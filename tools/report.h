@@ -14,6 +14,8 @@ typedef struct report {
     enum { PROGRESS_NONE, PROGRESS_BAR, PROGRESS_JSON } progress;
     bool drawn;      /* the cursor stands behind a bar */
     double drawn_at; /* when the bar was last drawn, seconds of the monotonic clock */
+    unsigned long seen[32]; /* hashes of the lines logged last: planning and running a job say the same things */
+    unsigned n_seen;
 } report;
 
 void report_init(report *r, const common_args *a);
