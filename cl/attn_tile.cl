@@ -73,7 +73,7 @@ INLINE void load_values(__local float4 *t, __global const float *v, int pitch, i
 /* score[c] += q k^T for key c of the item and a slice of columns. */
 INLINE void multiply_keys(float4 *score, __local const float4 *tq, __local const float4 *tk)
 {
-#pragma unroll 2
+#pragma unroll 4
     for (int d = 0; d < SLICE; d++, tq += PITCH_Q, tk += PITCH_K) {
         const float4 x = tq[0], y = tk[0];
         score[0] = FMA((float4)(y.x), x, score[0]);
@@ -86,7 +86,7 @@ INLINE void multiply_keys(float4 *score, __local const float4 *tq, __local const
 /* acc[r][j] += p v for query r of the item and KEYS keys. */
 INLINE void multiply_values(float4 acc[4][DJ], __local const float4 *p, __local const float4 *tv)
 {
-#pragma unroll 2
+#pragma unroll 1 /* acc takes most of the registers */
     for (int s = 0; s < KEYS; s++, p += PITCH_Q, tv += PITCH_V) {
         const float4 x = p[0];
 #pragma unroll
@@ -98,6 +98,27 @@ INLINE void multiply_values(float4 acc[4][DJ], __local const float4 *p, __local 
             acc[3][j] = FMA((float4)(x.w), y, acc[3][j]);
         }
     }
+}
+
+/* Writes an item's 4 rows, of which rows_left exist, times `factor`; the columns begin at d0 and end at D. */
+INLINE void store_rows(__global float *y, float4 acc[4][DJ], float4 factor, int pitch, int rows_left, int d0, int D)
+{
+    const float scale[4] = {factor.x, factor.y, factor.z, factor.w};
+#pragma unroll
+    for (int r = 0; r < 4; r++)
+#pragma unroll
+        for (int j = 0; j < DJ; j++) {
+            const float4 o = acc[r][j] * scale[r];
+            const int d = d0 + 4 * WS * j, at = r * pitch + d;
+            if (r < rows_left && d + 0 < D)
+                y[at + 0] = o.x;
+            if (r < rows_left && d + 1 < D)
+                y[at + 1] = o.y;
+            if (r < rows_left && d + 2 < D)
+                y[at + 2] = o.z;
+            if (r < rows_left && d + 3 < D)
+                y[at + 3] = o.w;
+        }
 }
 
 /*
@@ -118,7 +139,7 @@ attn_tile(__global float *y, __global const float *restrict q, __global const fl
     const int q0 = get_group_id(0) * BQ, column = get_group_id(1), head = column / chunks, d0 = column % chunks * BD;
     const long b = get_group_id(2);
     __local float4 *const queries = part + p, *const own = queries + 4 * s * PITCH_Q,
-                          *const own_max = queries + s * PITCH_Q;
+                          *const slot = queries + s * PITCH_Q;
     q += (b * T + q0) * pitch + head * D;
     k += b * S * pitch + head * D;
     v += b * S * pitch + head * D;
@@ -155,7 +176,7 @@ attn_tile(__global float *y, __global const float *restrict q, __global const fl
             score[c] = s0 + 4 * s + c < seen ? score[c] : (float4)(-INFINITY);
             block_top = fmax(block_top, score[c]);
         }
-        *own_max = block_top;
+        *slot = block_top;
         barrier(CLK_LOCAL_MEM_FENCE);
         const float4 old_top = top;
         for (int i = 0; i < WS; i++)
@@ -185,30 +206,13 @@ attn_tile(__global float *y, __global const float *restrict q, __global const fl
         }
     }
 
-    *own_max = sum;
+    *slot = sum;
     barrier(CLK_LOCAL_MEM_FENCE);
     sum = (float4)(0.0f);
     for (int i = 0; i < WS; i++)
         sum += queries[i * PITCH_Q];
-    const float inverse[4] = {1.0f / sum.x, 1.0f / sum.y, 1.0f / sum.z, 1.0f / sum.w};
     y += (b * T + q0) * pitch + head * D;
-#pragma unroll
-    for (int r = 0; r < 4; r++)
-#pragma unroll
-        for (int j = 0; j < DJ; j++) {
-            const float4 o = acc[r][j] * inverse[r];
-            const int d = d0 + 4 * (j * WS + s), at = (4 * p + r) * pitch + d;
-            if (q0 + 4 * p + r < T) {
-                if (d + 0 < D)
-                    y[at + 0] = o.x;
-                if (d + 1 < D)
-                    y[at + 1] = o.y;
-                if (d + 2 < D)
-                    y[at + 2] = o.z;
-                if (d + 3 < D)
-                    y[at + 3] = o.w;
-            }
-        }
+    store_rows(y + 4 * p * pitch, acc, 1.0f / sum, pitch, T - q0 - 4 * p, d0 + 4 * s, D);
 }
 
 #else /* no WQ */

@@ -313,8 +313,8 @@ bool ac_attn_tile_accepts(const ac_limits *lim, const ac_graph *g, const ac_node
     return has_groups(lim);
 }
 
-/* Wide heads have more items along the head and fewer along the queries; the widest are cut in chunks of 192 columns.
- */
+/* Wide heads have more items along the head and fewer along the queries; the widest are cut in chunks of 192 columns,
+ * of 128 where odd widths cost registers. */
 void ac_attn_tile_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
     const attn a = attn_of(g, n);
@@ -322,7 +322,7 @@ void ac_attn_tile_setup(const ac_limits *lim, const ac_graph *g, const ac_node *
     const int64_t chunks = AC_CEIL_DIV(a.D, (int64_t)wide), width = AC_CEIL_DIV(a.D, chunks);
     int wg = group_size(l, 128);
 
-    if (wg > 64 && !enough(lim, AC_CEIL_DIV(a.T, (int64_t)(4 * wg / ws)) * a.E * chunks * a.B))
+    if (wg > 64 && ws == 8 && !enough(lim, AC_CEIL_DIV(a.T, (int64_t)(4 * wg / ws)) * a.E * chunks * a.B))
         wg = 64;
     ac_def(l, "WQ=%d", wg / ws);
     ac_def(l, "WS=%d", ws);
