@@ -91,10 +91,10 @@ static void *work(void *arg)
     return NULL;
 }
 
-int ac_hash_start(ac_hash *h, const char *path)
+int ac_hash_start(ac_hash *h, const char *path, ac_diag *dg)
 {
     if (!(h->path = ac_strdup(path)))
-        return ac_nomem(&h->dg, strlen(path));
+        return ac_nomem(dg, strlen(path));
     h->started = pthread_create(&h->thread, NULL, work, h) == 0;
     return 0; /* without a thread it is computed when asked for */
 }

@@ -81,7 +81,7 @@ char *ac_cache_dir(void);
 /* Folder of CLIP's own vocabulary, in new memory. */
 int ac_clip_vocabulary(ac_diag *dg, char **dir) AC_CHECK_RESULT;
 
-int ac_hash_start(ac_hash *h, const char *path) AC_CHECK_RESULT;
+int ac_hash_start(ac_hash *h, const char *path, ac_diag *dg) AC_CHECK_RESULT;
 int ac_hash_wait(ac_hash *h, ac_diag *dg, char hex[65]) AC_CHECK_RESULT;
 void ac_hash_free(ac_hash *h);
 

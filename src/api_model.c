@@ -239,7 +239,11 @@ static int load_folder(addcl_model *m)
     ac_json sched;
     int rc = 0;
 
-    if (!index || !unet || (!ac_exists(index) && !ac_is_dir(unet))) {
+    if (!index || !unet) {
+        rc = ac_nomem(dg, strlen(m->path));
+        goto out;
+    }
+    if (!ac_exists(index) && !ac_is_dir(unet)) {
         rc = ac_fail(dg, ADDCL_E_FORMAT, "%s is no diffusers folder: it has neither model_index.json nor unet/", m->path);
         goto out;
     }
@@ -569,11 +573,17 @@ int addcl_model_load(addcl_ctx *ctx, const addcl_model_opts *o, addcl_model **ou
 
     *out = NULL;
     ac_begin(ctx);
+    if ((unsigned)o->type >= AC_LEN(types))
+        return ac_fail(&ctx->dg, ADDCL_E_ARG, "%d is no type of weights", (int)o->type);
     if (!(m = ac_calloc(1, sizeof *m)))
         return ac_nomem(&ctx->dg, sizeof *m);
     m->ctx = ctx;
     m->type = types[o->type];
     m->path = o->path ? ac_strdup(o->path) : default_model();
+    if (o->path && !m->path) {
+        rc = ac_nomem(&ctx->dg, strlen(o->path));
+        goto out;
+    }
     if (!m->path || !ac_exists(m->path)) {
         rc = o->path ? ac_fail(&ctx->dg, ADDCL_E_IO, "%s: there is no such file or folder", o->path)
                      : ac_fail(&ctx->dg, ADDCL_E_IO, "the model that ships with add-cl was not found; give one with --model");
@@ -607,7 +617,7 @@ int addcl_model_load(addcl_ctx *ctx, const addcl_model_opts *o, addcl_model **ou
     }
     AC_TRY(choose_defaults(m));
     fill_info(m);
-    AC_TRY(ac_hash_start(&m->hash, m->info.unet_file));
+    AC_TRY(ac_hash_start(&m->hash, m->info.unet_file, &ctx->dg));
     *out = m;
     m = NULL;
 out:

@@ -74,7 +74,7 @@ int ac_choose(addcl_model *m, const addcl_sample_opts *o, ac_choice *c)
 
     memset(c, 0, sizeof *c);
     c->o = o;
-    if (!o->n_prompts)
+    if (!o->n_prompts || !o->prompts)
         return ac_fail(dg, ADDCL_E_ARG, "a prompt is needed");
     if (o->count < 0 || o->count > 1000000 || o->batch_size < 0 || o->batch_size > 256 || o->steps < 0)
         return ac_fail(dg, ADDCL_E_ARG, "%d images in batches of %d with %d steps: out of range", o->count, o->batch_size, o->steps);

@@ -91,17 +91,17 @@ static CL_API_ENTRY cl_command_queue CL_API_CALL create_queue(cl_context c, cl_d
     return q;
 }
 
-#define RELEASE(name, type)                                                                                            \
+#define RELEASE(name, call, type)                                                                                      \
     static CL_API_ENTRY cl_int CL_API_CALL name(type x)                                                                \
     {                                                                                                                  \
         live--;                                                                                                        \
-        return real->clR##name(x);                                                                                     \
+        return real->call(x);                                                                                          \
     }
-RELEASE(eleaseMemObject, cl_mem)
-RELEASE(eleaseKernel, cl_kernel)
-RELEASE(eleaseProgram, cl_program)
-RELEASE(eleaseCommandQueue, cl_command_queue)
-RELEASE(eleaseContext, cl_context)
+RELEASE(release_buffer, clReleaseMemObject, cl_mem)
+RELEASE(release_kernel, clReleaseKernel, cl_kernel)
+RELEASE(release_program, clReleaseProgram, cl_program)
+RELEASE(release_queue, clReleaseCommandQueue, cl_command_queue)
+RELEASE(release_context, clReleaseContext, cl_context)
 
 static CL_API_ENTRY cl_int CL_API_CALL enqueue_kernel(cl_command_queue q, cl_kernel k, cl_uint dims, const size_t *from, const size_t *global,
                                                       const size_t *local, cl_uint n, const cl_event *wait, cl_event *ev)
@@ -179,11 +179,11 @@ CL_API_ENTRY cl_int CL_API_CALL clInitLayer(cl_uint n, const cl_icd_dispatch *ta
     layer.clCreateProgramWithSource = create_program;
     layer.clCreateContext = create_context;
     layer.clCreateCommandQueue = create_queue;
-    layer.clReleaseMemObject = eleaseMemObject;
-    layer.clReleaseKernel = eleaseKernel;
-    layer.clReleaseProgram = eleaseProgram;
-    layer.clReleaseCommandQueue = eleaseCommandQueue;
-    layer.clReleaseContext = eleaseContext;
+    layer.clReleaseMemObject = release_buffer;
+    layer.clReleaseKernel = release_kernel;
+    layer.clReleaseProgram = release_program;
+    layer.clReleaseCommandQueue = release_queue;
+    layer.clReleaseContext = release_context;
     layer.clEnqueueNDRangeKernel = enqueue_kernel;
     layer.clEnqueueWriteBuffer = write_buffer;
     layer.clEnqueueReadBuffer = read_buffer;

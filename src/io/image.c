@@ -157,9 +157,13 @@ int ac_image_read(const char *path, ac_diag *dg, addcl_image **out)
 
 int ac_image_grid(const addcl_image *const *images, size_t n, int columns, ac_diag *dg, addcl_image **out)
 {
-    size_t w = (size_t)images[0]->width, h = (size_t)images[0]->height, across, down;
+    size_t w, h, across, down;
 
     *out = NULL;
+    if (n == 0)
+        return ac_fail(dg, ADDCL_E_ARG, "grid: there are no images");
+    w = (size_t)images[0]->width;
+    h = (size_t)images[0]->height;
     for (size_t i = 1; i < n; i++)
         if (images[i]->width != images[0]->width || images[i]->height != images[0]->height)
             return ac_fail(dg, ADDCL_E_SHAPE, "grid: image %zu has %d x %d pixels, image 0 has %zu x %zu", i,
