@@ -13,10 +13,10 @@ static const char *const part_names[AC_PARTS] = {"unet", "vae", "text_encoder", 
 
 /* ------------------------------------------------------------------------------------------ data that come with the program */
 
-/* "<base>/models/<name>" if `marker` is in it, in new memory; NULL: it is not there. */
-static char *data_folder(const char *base, const char *name, const char *marker)
+/* "<base><sub>/models/<name>" if `marker` is in it, in new memory; NULL: it is not there. */
+static char *data_folder(const char *base, const char *sub, const char *name, const char *marker)
 {
-    char *dir = ac_printf("%s/models/%s", base, name), *file = dir ? ac_path_join(dir, marker) : NULL;
+    char *dir = ac_printf("%s%s/models/%s", base, sub, name), *file = dir ? ac_path_join(dir, marker) : NULL;
 
     if (!file || !ac_exists(file)) {
         free(dir);
@@ -26,7 +26,8 @@ static char *data_folder(const char *base, const char *name, const char *marker)
     return dir;
 }
 
-/* In the source or build tree (the folders above the program), else where it was installed. */
+/* In the source or build tree (the folders above the program), beside it if the installation was moved, else where it was
+ * installed. */
 static char *shipped(const char *name, const char *marker)
 {
     char exe[4096], *dir = NULL, *slash;
@@ -35,9 +36,10 @@ static char *shipped(const char *name, const char *marker)
     exe[n > 0 ? n : 0] = '\0';
     for (int up = 0; up < 5 && !dir && (slash = strrchr(exe, '/')); up++) {
         *slash = '\0';
-        dir = data_folder(exe, name, marker);
+        dir = data_folder(exe, "", name, marker);
+        dir = dir ? dir : data_folder(exe, "/share/add-cl", name, marker);
     }
-    return dir ? dir : data_folder(ADDCL_DATADIR, name, marker);
+    return dir ? dir : data_folder(ADDCL_DATADIR, "", name, marker);
 }
 
 static char *default_model(void)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # check-oclgrind.sh - the smallest cases of every kernel in Oclgrind, which reports reads and writes out of bounds,
-# races, values that were never written, barriers in divergent code and wrong API calls. Run in the build folder.
+# races, barriers in divergent code and wrong API calls. Run in the build folder.
 # Oclgrind exits 0 whatever it finds: the gate is an empty log, and a canary whose bad kernel must appear in its own.
 
 . "$(dirname "$0")/env.sh"
@@ -31,10 +31,11 @@ verdict()
     fi
 }
 
-# grind LOG PROGRAM
+# grind LOG PROGRAM - without --uninitialized: that of Oclgrind 21.10 ends at LLVM's "freeze", takes filled buffers for
+# unwritten and, without optimisation, reports what was written. t_ops fills every buffer with NaN instead.
 grind()
 {
-    oclgrind --check-api --data-races --uninitialized --max-errors 100000 --log "$1" "$2"
+    oclgrind --check-api --data-races --max-errors 100000 --log "$1" "$2"
 }
 
 grind "$work/canary.log" ./tests/canary

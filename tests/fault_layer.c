@@ -4,8 +4,8 @@
  *   FAULT_N       which of its calls fails, from 1
  *   FAULT_TIMES   so many calls from that one on; 1 when absent
  *   FAULT_ERROR   with this error
- *   FAULT_REPORT  a file that gets, when the library is unloaded, a line "name calls" for each function, and "live n" with the
- *                 number of buffers, programs, kernels, queues and contexts that were not released
+ *   FAULT_REPORT  a file that gets, when the library is unloaded, a line "name calls" for each function, and "live n"
+ * with the number of buffers, programs, kernels, queues and contexts that were not released
  *
  * Without the headers of layers it is an empty library, and whoever set OPENCL_LAYERS finds no report. */
 #if __has_include(<CL/cl_layer.h>)
@@ -19,8 +19,13 @@
 #include <string.h>
 
 enum { CREATE_BUFFER, ENQUEUE_KERNEL, WRITE_BUFFER, READ_BUFFER, CREATE_KERNEL, BUILD_PROGRAM, FINISH, CALLS };
-static const char *const names[CALLS] = {"clCreateBuffer", "clEnqueueNDRangeKernel", "clEnqueueWriteBuffer", "clEnqueueReadBuffer",
-                                         "clCreateKernel", "clBuildProgram",         "clFinish"};
+static const char *const names[CALLS] = {"clCreateBuffer",
+                                         "clEnqueueNDRangeKernel",
+                                         "clEnqueueWriteBuffer",
+                                         "clEnqueueReadBuffer",
+                                         "clCreateKernel",
+                                         "clBuildProgram",
+                                         "clFinish"};
 
 static const cl_icd_dispatch *real;
 static cl_icd_dispatch layer;
@@ -38,8 +43,9 @@ static cl_int fault(int call)
     const char *which = getenv("FAULT_CALL");
     int n = ++calls[call], first = number("FAULT_N", 0);
 
-    return which && !strcmp(which, names[call]) && n >= first && n < first + number("FAULT_TIMES", 1) ? number("FAULT_ERROR", -5)
-                                                                                                      : CL_SUCCESS;
+    return which && !strcmp(which, names[call]) && n >= first && n < first + number("FAULT_TIMES", 1)
+               ? number("FAULT_ERROR", -5)
+               : CL_SUCCESS;
 }
 
 static void give(cl_int *out, cl_int e)
@@ -68,23 +74,25 @@ static CL_API_ENTRY cl_kernel CL_API_CALL create_kernel(cl_program p, const char
     return k;
 }
 
-static CL_API_ENTRY cl_program CL_API_CALL create_program(cl_context c, cl_uint n, const char **s, const size_t *len, cl_int *out)
+static CL_API_ENTRY cl_program CL_API_CALL create_program(cl_context c, cl_uint n, const char **s, const size_t *len,
+                                                          cl_int *out)
 {
     cl_program p = real->clCreateProgramWithSource(c, n, s, len, out);
     live += p != NULL;
     return p;
 }
 
-static CL_API_ENTRY cl_context CL_API_CALL create_context(const cl_context_properties *how, cl_uint n, const cl_device_id *d,
-                                                          void(CL_CALLBACK *fn)(const char *, const void *, size_t, void *), void *user,
-                                                          cl_int *out)
+static CL_API_ENTRY cl_context CL_API_CALL
+create_context(const cl_context_properties *how, cl_uint n, const cl_device_id *d,
+               void(CL_CALLBACK *fn)(const char *, const void *, size_t, void *), void *user, cl_int *out)
 {
     cl_context c = real->clCreateContext(how, n, d, fn, user, out);
     live += c != NULL;
     return c;
 }
 
-static CL_API_ENTRY cl_command_queue CL_API_CALL create_queue(cl_context c, cl_device_id d, cl_command_queue_properties how, cl_int *out)
+static CL_API_ENTRY cl_command_queue CL_API_CALL create_queue(cl_context c, cl_device_id d,
+                                                              cl_command_queue_properties how, cl_int *out)
 {
     cl_command_queue q = real->clCreateCommandQueue(c, d, how, out);
     live += q != NULL;
@@ -103,29 +111,31 @@ RELEASE(release_program, clReleaseProgram, cl_program)
 RELEASE(release_queue, clReleaseCommandQueue, cl_command_queue)
 RELEASE(release_context, clReleaseContext, cl_context)
 
-static CL_API_ENTRY cl_int CL_API_CALL enqueue_kernel(cl_command_queue q, cl_kernel k, cl_uint dims, const size_t *from, const size_t *global,
-                                                      const size_t *local, cl_uint n, const cl_event *wait, cl_event *ev)
+static CL_API_ENTRY cl_int CL_API_CALL enqueue_kernel(cl_command_queue q, cl_kernel k, cl_uint dims, const size_t *from,
+                                                      const size_t *global, const size_t *local, cl_uint n,
+                                                      const cl_event *wait, cl_event *ev)
 {
     cl_int e = fault(ENQUEUE_KERNEL);
     return e ? e : real->clEnqueueNDRangeKernel(q, k, dims, from, global, local, n, wait, ev);
 }
 
-static CL_API_ENTRY cl_int CL_API_CALL write_buffer(cl_command_queue q, cl_mem m, cl_bool block, size_t at, size_t size, const void *p,
-                                                    cl_uint n, const cl_event *wait, cl_event *ev)
+static CL_API_ENTRY cl_int CL_API_CALL write_buffer(cl_command_queue q, cl_mem m, cl_bool block, size_t at, size_t size,
+                                                    const void *p, cl_uint n, const cl_event *wait, cl_event *ev)
 {
     cl_int e = fault(WRITE_BUFFER);
     return e ? e : real->clEnqueueWriteBuffer(q, m, block, at, size, p, n, wait, ev);
 }
 
-static CL_API_ENTRY cl_int CL_API_CALL read_buffer(cl_command_queue q, cl_mem m, cl_bool block, size_t at, size_t size, void *p, cl_uint n,
-                                                   const cl_event *wait, cl_event *ev)
+static CL_API_ENTRY cl_int CL_API_CALL read_buffer(cl_command_queue q, cl_mem m, cl_bool block, size_t at, size_t size,
+                                                   void *p, cl_uint n, const cl_event *wait, cl_event *ev)
 {
     cl_int e = fault(READ_BUFFER);
     return e ? e : real->clEnqueueReadBuffer(q, m, block, at, size, p, n, wait, ev);
 }
 
-static CL_API_ENTRY cl_int CL_API_CALL build_program(cl_program p, cl_uint n, const cl_device_id *d, const char *options,
-                                                     void(CL_CALLBACK *fn)(cl_program, void *), void *user)
+static CL_API_ENTRY cl_int CL_API_CALL build_program(cl_program p, cl_uint n, const cl_device_id *d,
+                                                     const char *options, void(CL_CALLBACK *fn)(cl_program, void *),
+                                                     void *user)
 {
     cl_int e = fault(BUILD_PROGRAM);
     return e ? e : real->clBuildProgram(p, n, d, options, fn, user);
@@ -168,7 +178,8 @@ CL_API_ENTRY cl_int CL_API_CALL clGetLayerInfo(cl_layer_info what, size_t size, 
     return CL_SUCCESS;
 }
 
-CL_API_ENTRY cl_int CL_API_CALL clInitLayer(cl_uint n, const cl_icd_dispatch *target, cl_uint *n_out, const cl_icd_dispatch **out)
+CL_API_ENTRY cl_int CL_API_CALL clInitLayer(cl_uint n, const cl_icd_dispatch *target, cl_uint *n_out,
+                                            const cl_icd_dispatch **out)
 {
     if (!target || !n_out || !out || n < sizeof layer / sizeof(void *))
         return CL_INVALID_VALUE;

@@ -1,6 +1,7 @@
-/* list-variants.c - prints "file<TAB>build options" once for every program that the library would build: the cases of every op
- * by every kernel that takes them, Stable Diffusion 2.1's networks and the model of the repository, on a GPU and on a CPU.
- * Nothing is run: only the plans are made, for devices that do not exist. */
+/* list-variants.c - prints "file<TAB>build options", each once, for the programs that the library would build on a GPU:
+ * for the cases of every op by every kernel that takes them, for Stable Diffusion 2.1's networks, for the model of the
+ * repository. Of the kernels for CPUs only each op's first case, because compilers for GPUs need minutes for what they
+ * never get. Nothing is run: only the plans are made, for devices that do not exist. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,10 +9,23 @@
 #include "api_internal.h"
 
 /* Limits of a common GPU, and of a CPU with AVX2. */
-static const ac_limits gpu = {.cls = AC_CLASS_GPU, .vw = 4, .units = 32, .max_wg = 1024, .max_item = {1024, 1024, 64},
-                              .global_mem = (uint64_t)8 << 30, .max_alloc = (uint64_t)2 << 30, .local_mem = 48 << 10};
-static const ac_limits cpu = {.cls = AC_CLASS_CPU, .vw = 8, .units = 8, .max_wg = 4096, .max_item = {4096, 4096, 4096},
-                              .global_mem = (uint64_t)8 << 30, .max_alloc = (uint64_t)2 << 30, .local_mem = 512 << 10, .host_unified = true};
+static const ac_limits gpu = {.cls = AC_CLASS_GPU,
+                              .vw = 4,
+                              .units = 32,
+                              .max_wg = 1024,
+                              .max_item = {1024, 1024, 64},
+                              .global_mem = (uint64_t)8 << 30,
+                              .max_alloc = (uint64_t)2 << 30,
+                              .local_mem = 48 << 10};
+static const ac_limits cpu = {.cls = AC_CLASS_CPU,
+                              .vw = 8,
+                              .units = 8,
+                              .max_wg = 4096,
+                              .max_item = {4096, 4096, 4096},
+                              .global_mem = (uint64_t)8 << 30,
+                              .max_alloc = (uint64_t)2 << 30,
+                              .local_mem = 512 << 10,
+                              .host_unified = true};
 
 typedef AC_VEC(char *) lines; /* owned */
 
@@ -46,7 +60,7 @@ static int add_case(ac_dev *dev, const ac_op *op, const ac_case *c, ac_type type
     for (int k = 0; k < op->n_in + op->n_opt; k++) {
         char name[2] = {(char)('0' + k), '\0'};
         values[k] = (ac_values){.name = "weight", .type = type, .shape = c->in[k]};
-        in[k] = !c->in[k].n           ? AC_NONE
+        in[k] = !c->in[k].n          ? AC_NONE
                 : op->typed >> k & 1 ? ac_param(g, &values[k])
                                      : ac_input(g, name, op->ints >> k & 1 ? AC_I32 : AC_F32, c->in[k]);
     }
@@ -59,17 +73,18 @@ static int add_case(ac_dev *dev, const ac_op *op, const ac_case *c, ac_type type
     return rc;
 }
 
+/* Weights in f16; the first case of an op in the other types too, which differ in how they load only. */
 static int add_ops(ac_dev *dev, lines *v)
 {
-    static const ac_type types[] = {AC_F32, AC_F16, AC_BF16};
+    static const ac_type types[] = {AC_F16, AC_F32, AC_BF16};
     int rc = 0;
 
     for (const ac_op *const *op = ac_ops; *op; op++)
         for (const ac_case *c = (*op)->cases; c && c->name; c++)
-            for (size_t t = 0; t < ((*op)->typed ? AC_LEN(types) : 1); t++) {
+            for (size_t t = 0; t < ((*op)->typed && c == (*op)->cases ? AC_LEN(types) : 1); t++) {
                 AC_TRY(add_case(dev, *op, c, types[t], NULL, v));
                 for (const ac_kern *k = (*op)->kern; k && k->name; k++)
-                    if (k->cls & ac_dev_limits(dev)->cls)
+                    if (k->cls & AC_CLASS_GPU)
                         AC_TRY(add_case(dev, *op, c, types[t], k, v));
             }
 out:
@@ -104,7 +119,7 @@ out:
     return rc;
 }
 
-static int add_device(const ac_limits *lim, addcl_ctx *ctx, const addcl_model *m, lines *v)
+static int add_gpu(addcl_ctx *ctx, const addcl_model *m, lines *v)
 {
     const ac_stage_size large = {.batch = 1, .h = 64, .w = 64, .tokens = 77, .guided = true, .plan_only = true};
     const ac_stage_size small = {.batch = 1, .h = 16, .w = 16, .tokens = 77, .guided = true, .plan_only = true};
@@ -112,13 +127,28 @@ static int add_device(const ac_limits *lim, addcl_ctx *ctx, const addcl_model *m
     ac_nets n;
     int rc;
 
-    AC_TRY(ac_dev_fake(lim, &ctx->dg, &dev));
+    AC_TRY(ac_dev_fake(&gpu, &ctx->dg, &dev));
     AC_TRY(add_ops(dev, v));
     n = ac_bench_nets(dev, &ctx->dg, AC_F16);
     AC_TRY(add_nets(&n, &large, v));
     n = ac_model_nets(m);
     n.dev = dev;
     AC_TRY(add_nets(&n, &small, v));
+out:
+    ac_dev_close(dev);
+    return rc;
+}
+
+static int add_cpu(addcl_ctx *ctx, lines *v)
+{
+    ac_dev *dev = NULL;
+    int rc;
+
+    AC_TRY(ac_dev_fake(&cpu, &ctx->dg, &dev));
+    for (const ac_op *const *op = ac_ops; *op; op++)
+        for (const ac_kern *k = (*op)->kern; k && k->name; k++)
+            if (k->cls == AC_CLASS_CPU && (*op)->cases)
+                AC_TRY(add_case(dev, *op, (*op)->cases, AC_F16, k, v));
 out:
     ac_dev_close(dev);
     return rc;
@@ -138,8 +168,8 @@ int main(void)
         return 1;
     snprintf(path, sizeof path, "%s/models/emoji-teacher", src && *src ? src : ".");
     AC_TRY(addcl_model_load(ctx, &o, &m));
-    AC_TRY(add_device(&gpu, ctx, m, &v));
-    AC_TRY(add_device(&cpu, ctx, m, &v));
+    AC_TRY(add_gpu(ctx, m, &v));
+    AC_TRY(add_cpu(ctx, &v));
 out:
     if (rc < 0)
         fprintf(stderr, "list-variants: %s\n", addcl_error(ctx));

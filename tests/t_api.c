@@ -12,8 +12,8 @@
 
 #include "addcl.h"
 
-static addcl_ctx *ctx;     /* with a device */
-static addcl_model *model; /* the one that the repository has */
+static addcl_ctx *ctx;                                     /* with a device */
+static addcl_model *model;                                 /* the one that the repository has */
 static char model_path[4096], folder[256], text_file[512]; /* text_file: neither a model nor an image */
 
 static int setup(void **state)
@@ -141,7 +141,8 @@ static void model_facts(void **state)
     assert_int_equal(i->width, 64);
     assert_int_equal(i->height, 64);
     assert_int_equal(i->factor, 4);
-    assert_true(i->steps > 0 && i->unet_params > 1000000 && i->vae_params > 100000 && i->text_params > 100000 && i->bytes > 1 << 20);
+    assert_true(i->steps > 0 && i->unet_params > 1000000 && i->vae_params > 100000 && i->text_params > 100000 &&
+                i->bytes > 1 << 20);
     assert_true(*i->few_step_why && *i->sampler && access(i->unet_file, R_OK) == 0);
     assert_works(addcl_model_hash(model, hex));
     assert_works(addcl_model_hash(model, again));
@@ -219,7 +220,8 @@ static void bad_options(void **state)
     static const double rising[] = {1, 500, 999};
     addcl_image init = {.width = 32, .height = 64};
     addcl_sample_opts o[15];
-    static const char *const what[] = {"prompt", "70x64", "-4x64", "20000x64", "guess", "guess", "guess", "", "", "", "", "32x64", "", "", "prompt"};
+    static const char *const what[] = {"prompt", "70x64", "-4x64", "20000x64", "guess", "guess", "guess", "",
+                                       "",       "",      "",      "32x64",    "",      "",      "prompt"};
 
     (void)state;
     for (size_t i = 0; i < 15; i++)
@@ -485,10 +487,17 @@ static void tools(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names_and_nothing), cmocka_unit_test(devices),     cmocka_unit_test(model_facts),
-        cmocka_unit_test(bad_models),        cmocka_unit_test(before_a_device), cmocka_unit_test(bad_options),
-        cmocka_unit_test(two_steps),         cmocka_unit_test(cancelling),  cmocka_unit_test(metadata),
-        cmocka_unit_test(images),            cmocka_unit_test(tools),
+        cmocka_unit_test(names_and_nothing),
+        cmocka_unit_test(devices),
+        cmocka_unit_test(model_facts),
+        cmocka_unit_test(bad_models),
+        cmocka_unit_test(before_a_device),
+        cmocka_unit_test(bad_options),
+        cmocka_unit_test(two_steps),
+        cmocka_unit_test(cancelling),
+        cmocka_unit_test(metadata),
+        cmocka_unit_test(images),
+        cmocka_unit_test(tools),
     };
     return cmocka_run_group_tests_name("api", tests, setup, teardown);
 }

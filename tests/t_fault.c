@@ -1,7 +1,7 @@
 /* t_fault.c - what happens when something fails on the way: every allocation of host memory, calls of OpenCL.
  *
- * OpenCL's faults come from tests/fault_layer.c, which the loader puts between the library and the driver of a child process:
- * this program again, with the argument "sample". */
+ * OpenCL's faults come from tests/fault_layer.c, which the loader puts between the library and the driver of a child
+ * process: this program again, with the argument "sample". */
 #include "support.h"
 
 #include <stdio.h>
@@ -38,8 +38,8 @@ static int sample(addcl_model *m)
 
 /* ------------------------------------------------------------------------------------------ host memory */
 
-/* Success, or E_NOMEM with a message of one line. Data that ship with the library count as absent where the memory to look for
- * them is short. */
+/* Success, or E_NOMEM with a message of one line. Data that ship with the library count as absent where the memory to
+ * look for them is short. */
 static void assert_orderly(int rc, const char *msg, const char *what, unsigned long n)
 {
     if (rc == 0 || (rc == ADDCL_E_IO && strstr(msg, "which ships with add-cl, was not found")))
@@ -52,7 +52,8 @@ static void assert_orderly(int rc, const char *msg, const char *what, unsigned l
 static int run_small_graph(ac_dev *dev, ac_diag *dg)
 {
     static float w[24 * 12 + 24], x[3 * 12], y[3 * 24];
-    const ac_values vw = {.name = "w", .data = w, .shape = {2, {24, 12}}}, vb = {.name = "b", .data = w + 24 * 12, .shape = {1, {24}}};
+    const ac_values vw = {.name = "w", .data = w, .shape = {2, {24, 12}}},
+                    vb = {.name = "b", .data = w + 24 * 12, .shape = {1, {24}}};
     ac_graph *g = ac_graph_new(dg, AC_F16);
     ac_exec *e = NULL;
     const char *top;
@@ -65,7 +66,8 @@ static int run_small_graph(ac_dev *dev, ac_diag *dg)
     in = ac_input(g, "x", AC_F32, ac_dims(2, 3, 12));
     p = ac_silu(g, ac_linear(g, in, ac_scale(g, ac_param(g, &vw), 2, 0), ac_param(g, &vb), AC_ACT_NONE));
     p = ac_linear_geglu(g, in, ac_param(g, &vw), AC_NONE);
-    p = ac_concat(g, p, ac_group_norm(g, in, ac_fill(g, ac_dims(1, 12), 1), ac_fill(g, ac_dims(1, 12), 0), 3, 1e-5, 0), 1);
+    p = ac_concat(g, p, ac_group_norm(g, in, ac_fill(g, ac_dims(1, 12), 1), ac_fill(g, ac_dims(1, 12), 0), 3, 1e-5, 0),
+                  1);
     ac_scope_end(g, top);
     ac_set_output(g, "y", p);
     AC_TRY(ac_exec_new(dev, g, NULL, &e));
@@ -96,7 +98,7 @@ static void memory_of_graphs(void **state)
         made = ac_alloc_fail_at(0);
         assert_orderly(rc, dg.msg, "graph", n);
         assert_int_equal(ac_dev_used(dev), used); /* buffers are given back */
-    } while (made >= n); /* until the run ended before its n-th allocation */
+    } while (made >= n);                          /* until the run ended before its n-th allocation */
     assert_int_equal(rc, 0);
     assert_true(n > 40);
     ac_dev_close(dev);
@@ -208,11 +210,16 @@ typedef struct fault {
 } fault;
 
 static const fault faults[] = {
-    {"clCreateBuffer", -4, 1, ADDCL_E_DEVMEM},         {"clCreateBuffer", -61, 1, ADDCL_E_CL},
-    {"clEnqueueNDRangeKernel", -5, 1, ADDCL_E_DEVMEM}, {"clEnqueueNDRangeKernel", -54, 1, ADDCL_E_CL},
-    {"clEnqueueWriteBuffer", -36, 1, ADDCL_E_CL},      {"clEnqueueReadBuffer", -5, 1, ADDCL_E_DEVMEM},
-    {"clCreateKernel", -6, 1, ADDCL_E_DEVMEM},         {"clCreateKernel", -46, 1, ADDCL_E_CL},
-    {"clBuildProgram", -11, 2, ADDCL_E_BUILD},         {"clBuildProgram", -11, 1, 0}, /* builds without optimisation then */
+    {"clCreateBuffer", -4, 1, ADDCL_E_DEVMEM},
+    {"clCreateBuffer", -61, 1, ADDCL_E_CL},
+    {"clEnqueueNDRangeKernel", -5, 1, ADDCL_E_DEVMEM},
+    {"clEnqueueNDRangeKernel", -54, 1, ADDCL_E_CL},
+    {"clEnqueueWriteBuffer", -36, 1, ADDCL_E_CL},
+    {"clEnqueueReadBuffer", -5, 1, ADDCL_E_DEVMEM},
+    {"clCreateKernel", -6, 1, ADDCL_E_DEVMEM},
+    {"clCreateKernel", -46, 1, ADDCL_E_CL},
+    {"clBuildProgram", -11, 2, ADDCL_E_BUILD},
+    {"clBuildProgram", -11, 1, 0}, /* builds without optimisation then */
     {"clFinish", -36, 1, ADDCL_E_CL},
 };
 
@@ -284,16 +291,22 @@ static void run_child(const char *layer, const fault *f, int n, outcome *o)
     status = pclose(p);
     unsetenv("OPENCL_LAYERS");
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0 || sscanf(line, "%d %2047[^\n]", &o->code, o->msg) < 1)
-        fail_msg("%s number %d fails with %d: the program %s (status %#x): %s", f ? f->call : "nothing", n, f ? f->error : 0,
-                 WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM ? "hangs" : "crashes", (unsigned)status, line);
+        fail_msg("%s number %d fails with %d: the program %s (status %#x): %s", f ? f->call : "nothing", n,
+                 f ? f->error : 0, WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM ? "hangs" : "crashes",
+                 (unsigned)status, line);
     read_report(report, o);
 }
 
 /* The number of calls that the run without faults made. */
 static int calls_of(const outcome *clean, const char *call)
 {
-    static const char *const order[] = {"clCreateBuffer",      "clEnqueueNDRangeKernel", "clEnqueueWriteBuffer", "clEnqueueReadBuffer",
-                                        "clCreateKernel",      "clBuildProgram",         "clFinish"};
+    static const char *const order[] = {"clCreateBuffer",
+                                        "clEnqueueNDRangeKernel",
+                                        "clEnqueueWriteBuffer",
+                                        "clEnqueueReadBuffer",
+                                        "clCreateKernel",
+                                        "clBuildProgram",
+                                        "clFinish"};
     for (size_t i = 0; i < AC_LEN(order); i++)
         if (!strcmp(order[i], call))
             return clean->calls[i];
@@ -312,8 +325,8 @@ static void check_fault(const char *layer, const fault *f, int n)
 
     run_child(layer, f, n, &o);
     if (o.code != f->code || (o.code != 0 && (!*o.msg || (f->code != ADDCL_E_BUILD && !strstr(o.msg, f->call)))))
-        fail_msg("%s number %d fails with %d, which gives %s: \"%s\"; expected %s", f->call, n, f->error, addcl_code_name(o.code), o.msg,
-                 addcl_code_name(f->code));
+        fail_msg("%s number %d fails with %d, which gives %s: \"%s\"; expected %s", f->call, n, f->error,
+                 addcl_code_name(o.code), o.msg, addcl_code_name(f->code));
     if (o.live != 0 && !loses_device(f->error))
         fail_msg("%s number %d fails with %d, and %d objects of OpenCL are not released", f->call, n, f->error, o.live);
 }

@@ -117,7 +117,8 @@ static void errors_stick(void **state)
 enum { N_BAD = 32 };
 static ac_id make_bad(ac_graph *g, int k)
 {
-    ac_id v4 = input(g, "v4", ac_dims(1, 4)), m34 = input(g, "m34", ac_dims(2, 3, 4)), m35 = input(g, "m35", ac_dims(2, 3, 5));
+    ac_id v4 = input(g, "v4", ac_dims(1, 4)), m34 = input(g, "m34", ac_dims(2, 3, 4)),
+          m35 = input(g, "m35", ac_dims(2, 3, 5));
     ac_id t234 = input(g, "t234", ac_dims(3, 2, 3, 4)), t235 = input(g, "t235", ac_dims(3, 2, 3, 5));
     ac_id image = input(g, "image", ac_dims(4, 1, 6, 6, 4)), w = input(g, "w", ac_dims(4, 8, 4, 3, 3));
     ac_id ids = ac_input(g, "ids", AC_I32, ac_dims(2, 1, 4)), huge = input(g, "huge", ac_dims(2, 65536, 16384));
@@ -187,7 +188,8 @@ static ac_id make_bad(ac_graph *g, int k)
     case 30:
         return ac_attention(g, t234, t235, t235, 1, false);
     case 31:
-        return ac_add(g, ac_reshape(g, huge, ac_dims(3, 65536, 1, 16384)), ac_fill(g, ac_dims(3, 1, 4, 1), 0)); /* 2^32 elements */
+        return ac_add(g, ac_reshape(g, huge, ac_dims(3, 65536, 1, 16384)),
+                      ac_fill(g, ac_dims(3, 1, 4, 1), 0)); /* 2^32 elements */
     default:
         return AC_NONE;
     }
@@ -202,7 +204,8 @@ static void wrong_shapes(void **state)
         char head[32];
         ac_id id = make_bad(g, k);
         snprintf(head, sizeof head, "layer%d: ", k);
-        if (id != AC_POISON || g->rc != ADDCL_E_SHAPE || strncmp(dg.msg, head, strlen(head)) != 0 || strchr(dg.msg, '\n'))
+        if (id != AC_POISON || g->rc != ADDCL_E_SHAPE || strncmp(dg.msg, head, strlen(head)) != 0 ||
+            strchr(dg.msg, '\n'))
             fail_msg("case %d: node %d, code %d, message \"%s\"", k, (int)id, g->rc, dg.msg);
         ac_scope_end(g, top);
         ac_graph_free(g);
@@ -252,7 +255,8 @@ static void feed_all(ac_exec *x, const ac_graph *g, const feed *f)
 
     for (size_t i = 1; i < g->nodes.n; i++)
         if (g->nodes.p[i].op == &ac_op_input) {
-            assert_int_equal(ac_feed(x, g->nodes.p[i].name, f->v[k], (size_t)ac_count(&g->nodes.p[i].shape) * sizeof(float)), 0);
+            assert_int_equal(
+                ac_feed(x, g->nodes.p[i].name, f->v[k], (size_t)ac_count(&g->nodes.p[i].shape) * sizeof(float)), 0);
             k++;
         }
 }
@@ -279,7 +283,8 @@ static void run_without(const ac_graph *g, const feed *f, double **want, const c
             top = fmax(top, fabs(want[o][i]));
         for (size_t i = 0; i < n; i++)
             if (!(fabs((double)y[i] - want[o][i]) <= 3e-5 * top))
-                fail_msg("without \"%s\": output %s, element %zu is %.9g, expected %.9g", off, g->outputs.p[o].name, i, (double)y[i], want[o][i]);
+                fail_msg("without \"%s\": output %s, element %zu is %.9g, expected %.9g", off, g->outputs.p[o].name, i,
+                         (double)y[i], want[o][i]);
         free(y);
     }
     assert_true(!guard || ac_exec_guards_intact(x));
@@ -317,22 +322,26 @@ static ac_id param(ac_graph *g, ac_values *v, ac_shape s)
     return ac_param(g, v);
 }
 
-/* A small network with all that the passes look for: chains to fuse, values used again later, views, constants that fold, in-place
- * candidates, outputs in the middle, an output that is an input and one that is a constant. */
+/* A small network with all that the passes look for: chains to fuse, values used again later, views, constants that
+ * fold, in-place candidates, outputs in the middle, an output that is an input and one that is a constant. */
 static ac_graph *make_network(ac_values v[16])
 {
     ac_graph *g = new_graph();
     ac_conv_at same = {.stride = 1, .top = 1, .left = 1, .bottom = 1, .right = 1};
-    ac_id x = input(g, "x", ac_dims(4, 2, 8, 8, 8)), t = input(g, "t", ac_dims(2, 2, 16)), unused = input(g, "unused", ac_dims(1, 3));
-    ac_id w1 = param(g, &v[0], ac_dims(4, 16, 8, 3, 3)), b1 = param(g, &v[1], ac_dims(1, 16)), w2 = param(g, &v[2], ac_dims(4, 16, 16, 3, 3));
-    ac_id w3 = param(g, &v[3], ac_dims(4, 16, 8, 1, 1)), q = param(g, &v[4], ac_dims(2, 48, 16)), s = param(g, &v[5], ac_dims(1, 16));
-    ac_id lora = ac_scale(g, ac_matmul(g, param(g, &v[6], ac_dims(2, 48, 2)), param(g, &v[7], ac_dims(2, 2, 16)), false, false), 0.1, 0);
+    ac_id x = input(g, "x", ac_dims(4, 2, 8, 8, 8)), t = input(g, "t", ac_dims(2, 2, 16)),
+          unused = input(g, "unused", ac_dims(1, 3));
+    ac_id w1 = param(g, &v[0], ac_dims(4, 16, 8, 3, 3)), b1 = param(g, &v[1], ac_dims(1, 16)),
+          w2 = param(g, &v[2], ac_dims(4, 16, 16, 3, 3));
+    ac_id w3 = param(g, &v[3], ac_dims(4, 16, 8, 1, 1)), q = param(g, &v[4], ac_dims(2, 48, 16)),
+          s = param(g, &v[5], ac_dims(1, 16));
+    ac_id lora = ac_scale(
+        g, ac_matmul(g, param(g, &v[6], ac_dims(2, 48, 2)), param(g, &v[7], ac_dims(2, 2, 16)), false, false), 0.1, 0);
     ac_id skip = ac_conv(g, x, w3, AC_NONE, (ac_conv_at){.stride = 1}), h, qkv, seq, a;
 
     (void)unused;
     h = ac_conv(g, x, w1, b1, same);
     h = ac_add(g, h, ac_reshape(g, ac_silu(g, t), ac_dims(4, 2, 1, 1, 16))); /* a row: fused */
-    h = ac_silu(g, h);                                                      /* fused */
+    h = ac_silu(g, h);                                                       /* fused */
     ac_set_output(g, "middle", h);
     h = ac_group_norm(g, h, s, b1, 4, 1e-5, AC_ACT_SILU);
     h = ac_conv(g, h, w2, s, same);
@@ -367,8 +376,10 @@ static void fusing_what_fits(void **state)
     for (int k = 0; k < 12; k++) {
         ac_values v[4];
         ac_graph *g = new_graph();
-        ac_id x = input(g, "x", ac_dims(3, 2, 5, 12)), w = param(g, &v[0], ac_dims(2, 24, 12)), b = param(g, &v[1], ac_dims(1, 24));
-        ac_id r = input(g, "r", ac_dims(3, 2, 5, 24)), row = input(g, "row", ac_dims(3, 2, 1, 24)), wide = param(g, &v[2], ac_dims(2, 48, 12));
+        ac_id x = input(g, "x", ac_dims(3, 2, 5, 12)), w = param(g, &v[0], ac_dims(2, 24, 12)),
+              b = param(g, &v[1], ac_dims(1, 24));
+        ac_id r = input(g, "r", ac_dims(3, 2, 5, 24)), row = input(g, "row", ac_dims(3, 2, 1, 24)),
+              wide = param(g, &v[2], ac_dims(2, 48, 12));
         ac_id p = ac_linear(g, x, w, AC_NONE, 0), y = p, k3 = input(g, "k3", ac_dims(3, 2, 12, 24));
         switch (k) {
         case 0: /* all of it */
@@ -475,7 +486,8 @@ static ac_graph *random_graph(uint64_t seed, int n)
     return g;
 }
 
-/* No two values that are needed at the same time are in one buffer. Lifetimes are found anew here, from the selected graph. */
+/* No two values that are needed at the same time are in one buffer. Lifetimes are found anew here, from the selected
+ * graph. */
 static void check_plan(const ac_graph *g, bool fold)
 {
     ac_graph *fused = NULL, *low = NULL;
@@ -510,7 +522,8 @@ static void check_plan(const ac_graph *g, bool fold)
             if ((p->op->flags | q->op->flags) & AC_OP_ALIAS || s.slot[a] < 0 || s.slot[a] != s.slot[b])
                 continue;
             if (own || last[a] > (ac_id)b || (last[a] == (ac_id)b && !in_place))
-                fail_msg("%s (node %zu, last read by %d) and %s (node %zu) are in one buffer", p->op->name, a, (int)last[a], q->op->name, b);
+                fail_msg("%s (node %zu, last read by %d) and %s (node %zu) are in one buffer", p->op->name, a,
+                         (int)last[a], q->op->name, b);
             assert_true(s.bytes.p[s.slot[a]] >= ac_node_bytes(p) && s.bytes.p[s.slot[b]] >= ac_node_bytes(q));
         }
     free(last);
@@ -550,6 +563,37 @@ static void plans_of_real_networks(void **state)
     ac_stage_free(&s);
 }
 
+static void not_named(void *user, const ac_launch *l)
+{
+    const char *end = user, *at = strstr(l->kernel, end);
+
+    if (at && !at[strlen(end)])
+        fail_msg("%s is launched", l->kernel);
+}
+
+/* A GPU gets no kernel for CPUs, and a CPU none for GPUs. */
+static void kernels_of_the_class(void **state)
+{
+    static const ac_class classes[] = {AC_CLASS_GPU, AC_CLASS_CPU};
+    static char *const foreign[] = {"_vec", "_tile"};
+    ac_limits lim = *ac_dev_limits(dev);
+
+    (void)state;
+    for (size_t i = 0; i < AC_LEN(classes); i++) {
+        ac_stage_size z = {.batch = 1, .h = 16, .w = 16, .tokens = 77, .plan_only = true};
+        ac_dev *fake = NULL;
+        ac_nets n;
+        ac_stage s;
+        lim.cls = classes[i];
+        assert_int_equal(ac_dev_fake(&lim, &dg, &fake), 0);
+        n = ac_bench_nets(fake, &dg, AC_F16);
+        assert_int_equal(ac_stage_unet(&n, &z, &s), 0);
+        ac_exec_launches(s.x, not_named, foreign[i]);
+        ac_stage_free(&s);
+        ac_dev_close(fake);
+    }
+}
+
 /* ------------------------------------------------------------------------------------------ memory */
 
 static void compare_peaks(const ac_graph *g)
@@ -572,7 +616,8 @@ static void compare_peaks(const ac_graph *g)
         assert_int_equal(ac_run(x), 0);
         got = ac_dev_peak(dev) - before;
         if (got > planned || (double)got < 0.9 * (double)planned)
-            fail_msg("without \"%s\": planned %llu bytes, used %llu", off[i], (unsigned long long)planned, (unsigned long long)got);
+            fail_msg("without \"%s\": planned %llu bytes, used %llu", off[i], (unsigned long long)planned,
+                     (unsigned long long)got);
         ac_exec_free(x);
         assert_int_equal(ac_dev_used(dev), before); /* all of it is given back */
     }
@@ -609,7 +654,8 @@ static void chains_are_short(void **state)
         y = i % 2 ? ac_tanh(g, y) : ac_transpose(g, y, 1, 0, -1, -1);
     ac_set_output(g, "y", y);
     assert_int_equal(ac_exec_new(dev, g, &plan, &x), 0);
-    assert_true(ac_exec_info(x)->activations <= 4 * 64 * 64 * sizeof(float)); /* the input, the output and two in turns */
+    assert_true(ac_exec_info(x)->activations <=
+                4 * 64 * 64 * sizeof(float)); /* the input, the output and two in turns */
     ac_exec_free(x);
     ac_graph_free(g);
 }
@@ -617,8 +663,14 @@ static void chains_are_short(void **state)
 /* A tensor over the device's limit of one buffer is refused before anything is allocated. */
 static void too_large(void **state)
 {
-    const ac_limits lim = {.cls = AC_CLASS_GPU, .vw = 4, .units = 8, .max_wg = 256, .max_item = {256, 256, 64}, .global_mem = 1 << 20,
-                           .max_alloc = 1 << 18, .local_mem = 32 << 10};
+    const ac_limits lim = {.cls = AC_CLASS_GPU,
+                           .vw = 4,
+                           .units = 8,
+                           .max_wg = 256,
+                           .max_item = {256, 256, 64},
+                           .global_mem = 1 << 20,
+                           .max_alloc = 1 << 18,
+                           .local_mem = 32 << 10};
     ac_graph *g = new_graph();
     ac_dev *small = NULL;
     ac_exec *x = NULL;
@@ -734,6 +786,7 @@ int main(void)
         cmocka_unit_test(fusing_what_fits),
         cmocka_unit_test(random_networks),
         cmocka_unit_test(plans_of_real_networks),
+        cmocka_unit_test(kernels_of_the_class),
         cmocka_unit_test(planned_is_measured),
         cmocka_unit_test(chains_are_short),
         cmocka_unit_test(too_large),

@@ -1,8 +1,8 @@
 /* t_ops.c - every kernel of every op against the double-precision reference, and what the cases in the ops' rows do not
  * show: special values, extremes, repetition.
  *
- * `t_ops PATTERN` runs only checks whose name, op/case/kernel/type, contains PATTERN. ADDCL_TEST_SMALLEST=1 leaves out what
- * is too slow for an emulator. */
+ * `t_ops PATTERN` runs only checks whose name, op/case/kernel/type, contains PATTERN. ADDCL_TEST_SMALLEST=1 leaves out
+ * what is too slow for an emulator. */
 #include "support.h"
 
 #include <float.h>
@@ -85,10 +85,18 @@ static double flop_of(const ac_op *op, const ac_case *c)
     return flop;
 }
 
-/* For emulators, which do some 10 MFLOP/s and compile slowly: each kernel on the first of its cases that is small. */
+/* Must this kernel run? CLBlast may be absent, and in an emulator it is left out: its programs outlive Oclgrind, which
+ * aborts. */
+static bool expected(const ac_kern *k)
+{
+    return strcmp(k->name, "clblast") != 0 || (ac_blas_available() && !smallest);
+}
+
+/* For emulators, which do some 10 MFLOP/s and compile slowly: the small cases in f32, one of them in the other types.
+ */
 static void run_smallest(tally *t)
 {
-    enum { ENOUGH = 500000 };
+    enum { ENOUGH = 2000000 };
     static const char *const types[] = {"f32", "f16", "bf16"};
     static const ac_kern lowered[] = {{.name = "lowered"}, {0}};
     char name[160];
@@ -96,7 +104,7 @@ static void run_smallest(tally *t)
     for (const ac_kern *k = t->op->kern ? t->op->kern : lowered; k->name; k++)
         for (size_t type = 0; type < (t->op->typed ? AC_LEN(types) : 1); type++) {
             int before = t->run;
-            for (const ac_case *c = t->op->cases; c->name && t->run == before; c++) {
+            for (const ac_case *c = t->op->cases; c->name && expected(k) && (type == 0 || t->run == before); c++) {
                 if (!(c->tags & AC_SMALL) || flop_of(t->op, c) > ENOUGH)
                     continue;
                 snprintf(name, sizeof name, "%s/%s/%s/%s", t->op->name, c->name, k->name, types[type]);
@@ -127,7 +135,7 @@ static void check_op(const ac_op *op)
     print_message("# %s: %d checks, worst at %.0f %% of its limit: %s\n", op->name, t.run, 100 * t.worst, t.name);
     assert_true(t.run > 0);
     for (int k = 0; !pattern && has_groups() && op->kern && op->kern[k].name; k++)
-        if (!(t.kernels >> k & 1) && (strcmp(op->kern[k].name, "clblast") != 0 || ac_blas_available()))
+        if (!(t.kernels >> k & 1) && expected(&op->kern[k]))
             fail_msg("no case of %s runs the kernel %s", op->name, op->kern[k].name);
     if (t.failed)
         fail_msg("%d of %d checks failed", t.failed, t.run);
@@ -211,7 +219,10 @@ static void random_values(float *v, size_t n, float scale)
 }
 
 /* Every kernel of `op` that can be forced on this device, one after the other; NULL-named end. */
-#define EACH_KERNEL(k, op_row) const ac_kern *k = (op_row)->kern; k->name; k++
+#define EACH_KERNEL(k, op_row)                                                                                         \
+    const ac_kern *k = (op_row)->kern;                                                                                 \
+    k->name;                                                                                                           \
+    k++
 
 /* ------------------------------------------------------------------------------------------ storage types */
 
@@ -238,7 +249,8 @@ static void all_halves(void **state)
     for (int i = 0; i < N; i++) {
         float want = ac_half_to_float((uint16_t)i);
         if (isnan(want) ? !isnan(f[i]) || !isnan(ac_half_to_float(back[i])) : f[i] != want || back[i] != h[i])
-            fail_msg("half %04x: read as %.9g, expected %.9g; written as %04x", (unsigned)i, (double)f[i], (double)want, back[i]);
+            fail_msg("half %04x: read as %.9g, expected %.9g; written as %04x", (unsigned)i, (double)f[i], (double)want,
+                     back[i]);
     }
     ac_exec_free(e);
     ac_graph_free(g);
@@ -302,8 +314,17 @@ typedef ac_id (*unary_fn)(ac_graph *g, ac_id x);
 static const struct {
     const char *name;
     unary_fn fn;
-} unary[] = {{"scale", scaled}, {"exp", ac_exp},   {"log", ac_log},   {"sqrt", ac_sqrt}, {"tanh", ac_tanh},            {"sigmoid", ac_sigmoid},
-             {"relu", ac_relu}, {"silu", ac_silu}, {"gelu", ac_gelu}, {"clamp", clamped}, {"quick_gelu", ac_quick_gelu}};
+} unary[] = {{"scale", scaled},
+             {"exp", ac_exp},
+             {"log", ac_log},
+             {"sqrt", ac_sqrt},
+             {"tanh", ac_tanh},
+             {"sigmoid", ac_sigmoid},
+             {"relu", ac_relu},
+             {"silu", ac_silu},
+             {"gelu", ac_gelu},
+             {"clamp", clamped},
+             {"quick_gelu", ac_quick_gelu}};
 
 /* A NaN must come through every function: it is how divergence is noticed. */
 static void nan_elementwise(void **state)
@@ -370,7 +391,8 @@ static void nan_conv(void **state)
     bad_pixel(INFINITY);
 }
 
-/* A bad row of a product, of attention's queries, of a softmax, of a layer norm: that row of the result and no other. */
+/* A bad row of a product, of attention's queries, of a softmax, of a layer norm: that row of the result and no other.
+ */
 static void nan_rows(void **state)
 {
     enum { M = 25, C = 24, BAD = 13 };
@@ -471,7 +493,9 @@ static void extreme_activations(void **state)
     for (size_t a = 0; a < AC_LEN(acts); a++)
         for (EACH_KERNEL(k, &ac_op_matmul)) {
             ac_graph *g = new_graph();
-            ac_set_output(g, "y", ac_linear(g, input(g, "0", ac_dims(2, N, 1)), input(g, "1", ac_dims(2, 1, 1)), AC_NONE, acts[a]));
+            ac_set_output(
+                g, "y",
+                ac_linear(g, input(g, "0", ac_dims(2, N, 1)), input(g, "1", ac_dims(2, 1, 1)), AC_NONE, acts[a]));
             run_graph(g, k, (const float *[]){x, &one}, y, N);
             want = reference(g, (const float *[]){x, &one});
             assert_near(k->name, y, want, N, 2e-6);
@@ -501,8 +525,9 @@ static void extreme_softmax(void **state)
     random_values(v, AC_LEN(v), 1);
     for (EACH_KERNEL(kern, &ac_op_attention)) {
         g = new_graph();
-        ac_set_output(g, "y", ac_attention(g, input(g, "0", ac_dims(3, 1, T, C)), input(g, "1", ac_dims(3, 1, S, C)),
-                                           input(g, "2", ac_dims(3, 1, S, C)), 1, false));
+        ac_set_output(g, "y",
+                      ac_attention(g, input(g, "0", ac_dims(3, 1, T, C)), input(g, "1", ac_dims(3, 1, S, C)),
+                                   input(g, "2", ac_dims(3, 1, S, C)), 1, false));
         run_graph(g, kern, (const float *[]){q, k, v}, y, T * C);
         want = reference(g, (const float *[]){q, k, v});
         assert_near(kern->name, y, want, T * C, 1e-4);
@@ -525,8 +550,11 @@ static void flat_rows(void **state)
     for (size_t i = 0; i < AC_LEN(level); i++) {
         ac_graph *g[3] = {new_graph(), new_graph(), new_graph()};
         for (int n = 0; n < 2; n++) {
-            ac_id ix = input(g[n], "0", ac_dims(3, 1, M, C)), iw = input(g[n], "1", ac_dims(1, C)), ib = input(g[n], "2", ac_dims(1, C));
-            ac_set_output(g[n], "y", n ? ac_group_norm(g[n], ix, iw, ib, 4, 1e-5, AC_ACT_NONE) : ac_layer_norm(g[n], ix, iw, ib, 1e-5));
+            ac_id ix = input(g[n], "0", ac_dims(3, 1, M, C)), iw = input(g[n], "1", ac_dims(1, C)),
+                  ib = input(g[n], "2", ac_dims(1, C));
+            ac_set_output(g[n], "y",
+                          n ? ac_group_norm(g[n], ix, iw, ib, 4, 1e-5, AC_ACT_NONE)
+                            : ac_layer_norm(g[n], ix, iw, ib, 1e-5));
         }
         ac_set_output(g[2], "y", ac_softmax(g[2], input(g[2], "0", ac_dims(2, M, C))));
         random_values(x, AC_LEN(x), spread[i]);
@@ -616,9 +644,15 @@ int main(int argc, char **argv)
     };
 #undef OP
     const struct CMUnitTest special[] = {
-        cmocka_unit_test(all_halves),          cmocka_unit_test(narrowing),       cmocka_unit_test(nan_elementwise),
-        cmocka_unit_test(nan_conv),            cmocka_unit_test(nan_rows),        cmocka_unit_test(nan_group_norm),
-        cmocka_unit_test(extreme_activations), cmocka_unit_test(extreme_softmax), cmocka_unit_test(flat_rows),
+        cmocka_unit_test(all_halves),
+        cmocka_unit_test(narrowing),
+        cmocka_unit_test(nan_elementwise),
+        cmocka_unit_test(nan_conv),
+        cmocka_unit_test(nan_rows),
+        cmocka_unit_test(nan_group_norm),
+        cmocka_unit_test(extreme_activations),
+        cmocka_unit_test(extreme_softmax),
+        cmocka_unit_test(flat_rows),
         cmocka_unit_test(repeated_runs),
     };
     int failed;

@@ -98,6 +98,13 @@ static bool is_pocl(const char *platform)
     return strstr(platform, "Portable Computing Language") != NULL;
 }
 
+/* PoCL learns cores and memory through hwloc, and aborts the process when that finds no /sys (as in a chroot) and is not told by
+ * one of these variables. */
+static bool machine_known(void)
+{
+    return access("/sys/devices/system/cpu", F_OK) == 0 || getenv("HWLOC_SYNTHETIC") || getenv("HWLOC_XMLFILE");
+}
+
 /* Empty `why` means usable. OpenCL 1.2 is asked of the device, not of the platform. */
 static void judge(addcl_device *info, cl_device_id d)
 {
@@ -169,6 +176,10 @@ static int find_all(ac_diag *dg, found_list *list)
         char name[128];
         platform_string(plats[p], CL_PLATFORM_NAME, name, sizeof name);
         nd = 0;
+        if (is_pocl(name) && !machine_known()) {
+            ac_note(dg, ADDCL_LOG_WARN, "platform %u (%s) needs /sys: mount -t sysfs sysfs /sys", p, name);
+            continue;
+        }
         e = clGetDeviceIDs(plats[p], CL_DEVICE_TYPE_ALL, MAX_DEVICES, devs, &nd);
         if (e == CL_DEVICE_NOT_FOUND || (e == CL_SUCCESS && nd == 0))
             ac_note(dg, ADDCL_LOG_DEBUG, "platform %u (%s) has no devices%s", p, name,

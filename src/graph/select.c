@@ -9,7 +9,8 @@ static bool accepts(const ac_kern *k, const ac_limits *lim, const ac_graph *g, c
     return !k->accepts || k->accepts(lim, g, n);
 }
 
-/* The first kernel meant for this class of device that accepts; else the first that accepts; NULL: none. */
+/* The first kernel meant for this class of device that accepts; else, of an op that cannot be lowered, the first that accepts;
+ * NULL: none. */
 static const ac_kern *choose(const ac_limits *lim, const ac_graph *g, const ac_node *n, const ac_kern *force)
 {
     const ac_kern *any = NULL;
@@ -22,7 +23,7 @@ static const ac_kern *choose(const ac_limits *lim, const ac_graph *g, const ac_n
         if (force && any == NULL && k->cls & lim->cls)
             any = k;
     }
-    for (const ac_kern *k = n->op->kern; k && k->name && !any; k++)
+    for (const ac_kern *k = n->op->kern; k && k->name && !any && !n->op->lower; k++)
         if (accepts(k, lim, g, n))
             any = k;
     return any;
