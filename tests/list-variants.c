@@ -45,7 +45,7 @@ static void add_line(void *user, const ac_launch *l)
     }
 }
 
-/* The programs of a case by one kernel (NULL: the one that is chosen). As in ops/check.c, but no values are made. */
+/* The programs of a case by one kernel (NULL: the op is lowered). As in ops/check.c, but no values are made. */
 static int add_case(ac_dev *dev, const ac_op *op, const ac_case *c, ac_type type, const ac_kern *kern, lines *v)
 {
     ac_exec_opts opts = {.plan_only = true, .force = kern};
@@ -82,7 +82,8 @@ static int add_ops(ac_dev *dev, lines *v)
     for (const ac_op *const *op = ac_ops; *op; op++)
         for (const ac_case *c = (*op)->cases; c && c->name; c++)
             for (size_t t = 0; t < ((*op)->typed && c == (*op)->cases ? AC_LEN(types) : 1); t++) {
-                AC_TRY(add_case(dev, *op, c, types[t], NULL, v));
+                if (!(*op)->kern)
+                    AC_TRY(add_case(dev, *op, c, types[t], NULL, v));
                 for (const ac_kern *k = (*op)->kern; k && k->name; k++)
                     if (k->cls & AC_CLASS_GPU)
                         AC_TRY(add_case(dev, *op, c, types[t], k, v));

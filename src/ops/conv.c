@@ -22,7 +22,7 @@ static int infer(ac_graph *g, ac_node *n)
     int64_t h, v;
     char a[96], b[96];
 
-    if (x->n != 4 || w->n != 4 || x->d[3] != w->d[1] || at[AC_CV_STRIDE] < 1)
+    if (x->n != 4 || w->n != 4 || x->d[3] != w->d[1] || at[AC_CV_STRIDE] < 1 || !at[AC_CV_UP_H] != !at[AC_CV_UP_W])
         return ac_graph_fail(g, ADDCL_E_SHAPE, "conv: input %s and filters %s do not fit", ac_shape_text(x, a), ac_shape_text(w, b));
     h = (at[AC_CV_UP_H] ? at[AC_CV_UP_H] : x->d[1]) + at[AC_CV_TOP] + at[AC_CV_BOTTOM] - w->d[2];
     v = (at[AC_CV_UP_W] ? at[AC_CV_UP_W] : x->d[2]) + at[AC_CV_LEFT] + at[AC_CV_RIGHT] - w->d[3];
