@@ -366,6 +366,11 @@ int ac_dev_fake(const ac_limits *lim, ac_diag *dg, ac_dev **out)
     return 0;
 }
 
+bool ac_dev_is_fake(const ac_dev *dev)
+{
+    return !dev->queue;
+}
+
 void ac_dev_close(ac_dev *dev)
 {
     if (!dev)

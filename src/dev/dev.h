@@ -28,6 +28,7 @@ int ac_dev_list(ac_diag *dg, addcl_device **list, size_t *n) AC_CHECK_RESULT;
 int ac_dev_open(const char *spec, ac_diag *dg, ac_dev **out) AC_CHECK_RESULT;
 /* A device that is nothing but its limits: good for plans (ac_exec_opts.plan_only), not for buffers or launches. */
 int ac_dev_fake(const ac_limits *lim, ac_diag *dg, ac_dev **out) AC_CHECK_RESULT;
+bool ac_dev_is_fake(const ac_dev *dev);
 void ac_dev_close(ac_dev *dev);
 const ac_limits *ac_dev_limits(const ac_dev *dev);
 const addcl_device *ac_dev_info(const ac_dev *dev);

@@ -262,6 +262,9 @@ int ac_exec_new(ac_dev *dev, const ac_graph *g, const ac_exec_opts *opts, ac_exe
         rc = ac_nomem(g->dg, x->g->nodes.n * sizeof *x->launch);
         goto out;
     }
+    for (size_t i = 1; i < x->g->nodes.n; i++)
+        if (x->g->nodes.p[i].var)
+            x->buf[x->slots.slot[i]] = x->g->nodes.p[i].var->buf;
     sum_plan(x);
     if (opts->plan_only) {
         for (ac_id i = 1; i < (ac_id)x->g->nodes.n; i++)
@@ -283,6 +286,9 @@ void ac_exec_free(ac_exec *x)
 {
     if (!x)
         return;
+    for (size_t i = 1; x->buf && i < x->g->nodes.n; i++) /* variables keep their buffers */
+        if (x->g->nodes.p[i].var)
+            x->buf[x->slots.slot[i]] = NULL;
     for (size_t s = 0; x->buf && s < x->slots.bytes.n; s++)
         ac_buf_free(x->dev, x->buf[s]);
     ac_slots_free(&x->slots);

@@ -1,5 +1,5 @@
 /* graph.c - nodes: making, checking, sharing. */
-#include "graph/op.h"
+#include "graph/pass.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -99,6 +99,7 @@ void ac_graph_free(ac_graph *g)
     free(g->strings.p);
     free(g->nodes.p);
     free(g->outputs.p);
+    free(g->effects.p);
     free(g->table);
     free(g);
 }
@@ -163,6 +164,70 @@ void ac_scope_end(ac_graph *g, const char *before)
     g->scope = before;
 }
 
+void ac_segment_begin(ac_graph *g)
+{
+    g->segment = ++g->segments;
+}
+
+void ac_segment_end(ac_graph *g)
+{
+    g->segment = 0;
+}
+
+/* ------------------------------------------------------------------------------------------ variables */
+
+int ac_var_new(ac_dev *dev, const char *name, ac_type type, ac_shape shape, ac_var **out)
+{
+    ac_var *v = ac_calloc(1, sizeof *v);
+    int rc = 0;
+
+    *out = NULL;
+    if (!v || !(v->name = ac_strdup(name))) {
+        rc = ac_nomem(ac_dev_diag(dev), sizeof *v);
+        goto out;
+    }
+    v->type = type;
+    v->shape = shape;
+    v->dev = dev;
+    if (!ac_dev_is_fake(dev)) {
+        AC_TRY(ac_buf_new(dev, ac_var_bytes(v), &v->buf));
+        AC_TRY(ac_buf_fill(dev, v->buf, 0, ac_var_bytes(v)));
+    }
+    *out = v;
+    v = NULL;
+out:
+    if (rc < 0)
+        ac_context(ac_dev_diag(dev), "variable %s", name);
+    ac_var_free(v);
+    return rc;
+}
+
+void ac_var_free(ac_var *v)
+{
+    if (!v)
+        return;
+    ac_buf_free(v->dev, v->buf);
+    free(v->name);
+    free(v);
+}
+
+size_t ac_var_bytes(const ac_var *v)
+{
+    return (size_t)ac_count(&v->shape) * ac_type_size(v->type);
+}
+
+int ac_var_write(ac_var *v, const void *data)
+{
+    return v->buf ? ac_buf_write(v->dev, v->buf, 0, data, ac_var_bytes(v)) : 0;
+}
+
+int ac_var_read(const ac_var *v, void *data)
+{
+    if (!v->buf)
+        memset(data, 0, ac_var_bytes(v));
+    return v->buf ? ac_buf_read(v->dev, v->buf, 0, data, ac_var_bytes(v)) : 0;
+}
+
 /* ------------------------------------------------------------------------------------------ sharing */
 
 static uint64_t mix(uint64_t h, const void *p, size_t n)
@@ -180,12 +245,13 @@ static uint64_t hash(const ac_node *n)
     h = mix(h, n->in, sizeof n->in);
     h = mix(h, &n->at, sizeof n->at);
     h = mix(h, &n->salt, sizeof n->salt);
+    h = mix(h, &n->var, sizeof n->var);
     return mix(h, &n->src, sizeof n->src);
 }
 
 static bool equal(const ac_node *a, const ac_node *b)
 {
-    return a->op == b->op && a->salt == b->salt && a->src == b->src && a->name == b->name &&
+    return a->op == b->op && a->salt == b->salt && a->src == b->src && a->var == b->var && a->name == b->name &&
            !memcmp(a->in, b->in, sizeof a->in) && !memcmp(&a->at, &b->at, sizeof a->at);
 }
 
@@ -210,17 +276,20 @@ static bool table_grow(ac_graph *g)
     return true;
 }
 
-/* The node equal to n, or n as a new one. */
-static ac_id share(ac_graph *g, const ac_node *n)
+ac_id ac_share_node(ac_graph *g, const ac_node *n)
 {
     size_t k;
 
+    if (g->rc)
+        return AC_POISON;
     if (!table_grow(g))
         return nomem(g);
     for (k = hash(n) & (g->table_n - 1); g->table[k]; k = (k + 1) & (g->table_n - 1))
         if (equal(&g->nodes.p[g->table[k]], n))
             return g->table[k];
     if (g->nodes.n >= INT32_MAX / 2 || !AC_PUSH(&g->nodes, *n))
+        return nomem(g);
+    if (n->op->flags & AC_OP_EFFECT && !AC_PUSH(&g->effects, (ac_id)(g->nodes.n - 1)))
         return nomem(g);
     return g->table[k] = (ac_id)(g->nodes.n - 1);
 }
@@ -255,7 +324,8 @@ static bool check_inputs(ac_graph *g, ac_node *n)
 
 ac_id ac_add_node(ac_graph *g, const ac_op *op, const ac_id *in, int n_in, const ac_at *at)
 {
-    ac_node n = {.op = op, .n_in = op->n_in + op->n_opt, .type = AC_F32, .salt = g->salt, .scope = g->scope, .constant = true};
+    ac_node n = {.op = op, .n_in = op->n_in + op->n_opt, .type = AC_F32, .salt = g->salt, .segment = g->segment,
+                 .scope = g->scope, .constant = true};
 
     if (g->rc)
         return AC_POISON;
@@ -273,7 +343,7 @@ ac_id ac_add_node(ac_graph *g, const ac_op *op, const ac_id *in, int n_in, const
     for (int k = 0; k < n.n_in; k++)
         if (n.in[k] != AC_NONE && !g->nodes.p[n.in[k]].constant)
             n.constant = false;
-    return share(g, &n);
+    return ac_share_node(g, &n);
 }
 
 ac_id ac_input(ac_graph *g, const char *name, ac_type type, ac_shape shape)
@@ -289,7 +359,7 @@ ac_id ac_input(ac_graph *g, const char *name, ac_type type, ac_shape shape)
         return ac_graph_fail(g, ADDCL_E_SHAPE, "input %s: bad shape %s", name, ac_shape_text(&shape, b));
     if (!(n.name = own_string(g, ac_strdup(name))))
         return AC_POISON;
-    return share(g, &n);
+    return ac_share_node(g, &n);
 }
 
 ac_id ac_param(ac_graph *g, const ac_values *src)
@@ -303,7 +373,21 @@ ac_id ac_param(ac_graph *g, const ac_values *src)
         n.in[k] = AC_NONE;
     if (!shape_ok(&src->shape))
         return ac_graph_fail(g, ADDCL_E_SHAPE, "parameter %s: bad shape %s", src->name, ac_shape_text(&src->shape, b));
-    return share(g, &n);
+    return ac_share_node(g, &n);
+}
+
+ac_id ac_state(ac_graph *g, ac_var *v)
+{
+    ac_node n = {.op = &ac_op_state, .type = v->type, .shape = v->shape, .var = v, .scope = g->scope};
+    char b[96];
+
+    if (g->rc)
+        return AC_POISON;
+    for (int k = 0; k < AC_MAX_IN; k++)
+        n.in[k] = AC_NONE;
+    if (!shape_ok(&v->shape))
+        return ac_graph_fail(g, ADDCL_E_SHAPE, "variable %s: bad shape %s", v->name, ac_shape_text(&v->shape, b));
+    return ac_share_node(g, &n);
 }
 
 void ac_set_output(ac_graph *g, const char *name, ac_id id)

@@ -42,6 +42,24 @@ typedef struct ac_values {
     void *user;
 } ac_values;
 
+/* A tensor that outlives its graphs: a parameter being trained, an optimiser's moment, an average. Graphs on the same device that
+ * name it read and write the same buffer. */
+typedef struct ac_var {
+    char *name;      /* owned */
+    ac_type type;    /* AC_F32, AC_I32 */
+    ac_shape shape;
+    ac_dev *dev;
+    ac_buf *buf;     /* NULL on a device that only plans */
+} ac_var;
+
+/* A variable of zeros. */
+int ac_var_new(ac_dev *dev, const char *name, ac_type type, ac_shape shape, ac_var **out) AC_CHECK_RESULT;
+void ac_var_free(ac_var *v);
+/* The whole tensor from and to the host, row-major in its own type; waits for what was enqueued before. */
+int ac_var_write(ac_var *v, const void *data) AC_CHECK_RESULT;
+int ac_var_read(const ac_var *v, void *data) AC_CHECK_RESULT;
+size_t ac_var_bytes(const ac_var *v);
+
 struct ac_op;
 struct ac_kern;
 
@@ -53,8 +71,10 @@ typedef struct ac_node {
     ac_type type;
     ac_shape shape;
     uint32_t salt;             /* nodes of different salt are never shared: recomputation */
+    uint32_t segment;          /* 0, or the checkpointed block that ac_grad computes a second time instead of keeping it */
     bool constant;             /* depends on params only */
     const ac_values *src;      /* of a param */
+    ac_var *var;               /* of a state */
     const char *name;          /* of an input; NULL otherwise */
     const char *scope;         /* where the model made it: "down_blocks.0.resnets.1"; "" at the top */
     const struct ac_kern *kern; /* chosen by the select pass */
@@ -69,9 +89,12 @@ typedef struct ac_graph {
     ac_diag *dg;
     int rc;                /* first error, 0: none */
     ac_type weight_type;   /* storage of packed and cast weights */
-    uint32_t salt;         /* given to new nodes */
+    uint32_t salt, segment; /* given to new nodes */
+    uint32_t segments;     /* begun so far */
+    bool training;         /* builders make nodes that have gradients instead of fused ones that have none */
     AC_VEC(ac_node) nodes;
     AC_VEC(ac_output) outputs;
+    AC_VEC(ac_id) effects; /* nodes that are run for what they write, in creation order */
     AC_VEC(char *) strings; /* owned scopes and names */
     const char *scope;
     ac_id *table;          /* open-addressing hash of nodes */
@@ -92,11 +115,23 @@ ac_id ac_add_node(ac_graph *g, const struct ac_op *op, const ac_id *in, int n, c
 /* Leaves. Names are copied. */
 ac_id ac_input(ac_graph *g, const char *name, ac_type type, ac_shape shape);
 ac_id ac_param(ac_graph *g, const ac_values *src);
+ac_id ac_state(ac_graph *g, ac_var *v);
 void ac_set_output(ac_graph *g, const char *name, ac_id id);
 
 /* Scope of the nodes made from here on: ac_scope pushes ".name" and returns what ac_scope_end takes to go back. */
 const char *ac_scope(ac_graph *g, const char *fmt, ...) AC_PRINTF(2, 3);
 void ac_scope_end(ac_graph *g, const char *before);
+
+/* Nodes made between these belong to one checkpointed block: ac_grad keeps only its inputs, and computes it again where the sweep
+ * reaches it (Chen et al. 2016). Blocks do not nest. */
+void ac_segment_begin(ac_graph *g);
+void ac_segment_end(ac_graph *g);
+
+/* ------------------------------------------------------------------------------------------ gradients */
+
+/* Appends the nodes of gx[i] = sum(gy * dy/dx[i]), of the shape of x[i]; AC_NONE where y does not depend on x[i]. gy has the shape
+ * of y; AC_NONE: ones. Gradients are nodes like others: they can be differentiated again. */
+void ac_grad(ac_graph *g, ac_id y, ac_id gy, const ac_id *x, int n, ac_id *gx);
 
 /* ------------------------------------------------------------------------------------------ execution */
 

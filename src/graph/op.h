@@ -11,7 +11,9 @@ enum {
     AC_OP_EPILOGUE = 8,  /* takes bias, row, residual in inputs 2, 3, 4 and an activation in at.i[AC_AT_ACT] (see fuse.c) */
     AC_OP_ACT = 16,      /* an activation that an epilogue can absorb; at.i is unused, act_code says which */
     AC_OP_ADD = 32,      /* the sum of two tensors: what fuse looks for */
-    AC_OP_POSITIVE = 64  /* defined for (or away from) positive values: tests draw inputs from (0.5, 2) */
+    AC_OP_POSITIVE = 64, /* defined for (or away from) positive values: tests draw inputs from (0.5, 2) */
+    AC_OP_EFFECT = 128,  /* is run for what it writes: in place into input 0, whose new value it is, and into others as its kernel says */
+    AC_OP_STOP = 256     /* no gradient passes */
 };
 
 /* Epilogue of conv and matmul: y = act(acc + bias[c] + row[b,c]) + res. at.i[AC_AT_CLOSED] tells what it cannot take. */
@@ -62,7 +64,8 @@ typedef struct ac_op {
     int act_code;        /* AC_ACT_* of an AC_OP_ACT */
     /* Checks inputs and attributes, sets shape and type; AC_POISON after ac_graph_fail, else anything else. */
     int (*infer)(ac_graph *g, ac_node *n);
-    /* Gradient: emits nodes for gx[k], the gradient of input k given that of y. NULL: through lower. */
+    /* Gradient: emits nodes for gx[k], the gradient of input k (of its shape) given gy, that of y. All gx come in as AC_NONE and stay
+     * so where there is none. Gradients that nobody needs are pruned, so a rule emits all of them. NULL: through lower. */
     void (*vjp)(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN]);
     /* The same value from other ops, for devices without a kernel of it and for gradients. NULL: is a primitive. */
     ac_id (*lower)(ac_graph *g, const ac_node *n);

@@ -19,10 +19,10 @@ void ac_rewrite_add(ac_rewrite *rw, ac_id old, const ac_node *n);
 /* Maps the outputs; hands the new graph over, or frees it and returns the error. */
 int ac_rewrite_end(ac_rewrite *rw, ac_graph **out) AC_CHECK_RESULT;
 
-/* Marks in live[] every node that an output needs. */
+/* Marks in live[] every node that an output or an effect needs. */
 void ac_live(const ac_graph *g, bool *live);
-/* Adds a finished node as it is, without inference. */
-ac_id ac_add_raw(ac_graph *g, const ac_node *n);
+/* The node equal to n, or n, finished as it is, as a new one. */
+ac_id ac_share_node(ac_graph *g, const ac_node *n);
 
 bool ac_pass_off(const char *name); /* named in ADDCL_OFF */
 

@@ -4,26 +4,40 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int param_values(const ac_graph *g, const ac_node *n, double *out)
+static int to_double(const ac_graph *g, const void *data, ac_type type, size_t count, double *out)
 {
-    size_t count = (size_t)ac_count(&n->shape);
     float *f;
 
-    if (n->type == AC_I32) {
+    if (type == AC_I32) {
         for (size_t i = 0; i < count; i++) {
             int32_t v;
-            memcpy(&v, (const char *)n->src->data + i * sizeof v, sizeof v);
+            memcpy(&v, (const char *)data + i * sizeof v, sizeof v);
             out[i] = v;
         }
         return 0;
     }
     if (!(f = ac_calloc(count, sizeof *f)))
         return ac_nomem(g->dg, count * sizeof *f);
-    ac_to_float(f, n->src->data, n->type, count);
+    ac_to_float(f, data, type, count);
     for (size_t i = 0; i < count; i++)
-        out[i] = f[i];
+        out[i] = (double)f[i];
     free(f);
     return 0;
+}
+
+/* A variable's value at the moment, from the device. */
+static int state_values(const ac_graph *g, const ac_node *n, double *out)
+{
+    void *data = ac_calloc(1, ac_var_bytes(n->var));
+    int rc;
+
+    if (!data)
+        return ac_nomem(g->dg, ac_var_bytes(n->var));
+    AC_TRY(ac_var_read(n->var, data));
+    rc = to_double(g, data, n->type, (size_t)ac_count(&n->shape), out);
+out:
+    free(data);
+    return rc;
 }
 
 static int node_values(const ac_graph *g, ac_id i, double **value, const double *const *feeds, int *n_fed)
@@ -35,7 +49,9 @@ static int node_values(const ac_graph *g, ac_id i, double **value, const double 
     if (!(value[i] = ac_calloc(count, sizeof(double))))
         return ac_nomem(g->dg, count * sizeof(double));
     if (n->op == &ac_op_param)
-        return param_values(g, n, value[i]);
+        return to_double(g, n->src->data, n->type, count, value[i]);
+    if (n->op == &ac_op_state)
+        return state_values(g, n, value[i]);
     if (n->op == &ac_op_input) {
         memcpy(value[i], feeds[(*n_fed)++], count * sizeof(double));
         return 0;

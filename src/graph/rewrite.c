@@ -20,6 +20,8 @@ void ac_live(const ac_graph *g, bool *live)
     memset(live, 0, g->nodes.n * sizeof *live);
     for (size_t i = 0; i < g->outputs.n; i++)
         live[g->outputs.p[i].id] = true;
+    for (size_t i = 0; i < g->effects.n; i++)
+        live[g->effects.p[i]] = true;
     for (size_t i = g->nodes.n; i-- > 1;)
         for (int k = 0; live[i] && k < g->nodes.p[i].n_in; k++)
             if (g->nodes.p[i].in[k] != AC_NONE)
@@ -52,20 +54,9 @@ ac_node ac_rewrite_node(const ac_rewrite *rw, ac_id old)
     return n;
 }
 
-ac_id ac_add_raw(ac_graph *g, const ac_node *n)
-{
-    if (g->rc)
-        return AC_POISON;
-    if (!AC_PUSH(&g->nodes, *n)) {
-        g->rc = ac_nomem(g->dg, sizeof *n);
-        return AC_POISON;
-    }
-    return (ac_id)(g->nodes.n - 1);
-}
-
 void ac_rewrite_add(ac_rewrite *rw, ac_id old, const ac_node *n)
 {
-    rw->map[old] = ac_add_raw(rw->to, n);
+    rw->map[old] = ac_share_node(rw->to, n);
 }
 
 int ac_rewrite_end(ac_rewrite *rw, ac_graph **out)

@@ -55,7 +55,9 @@ static int lower_once(const ac_limits *lim, const ac_graph *g, const ac_kern *fo
         if (needs_no_kernel(&n) || choose(lim, rw.to, &n, force)) {
             ac_rewrite_add(&rw, i, &n);
         } else if (n.op->lower) {
+            rw.to->salt = n.salt; /* what is computed a second time stays so */
             rw.map[i] = n.op->lower(rw.to, &n);
+            rw.to->salt = 0;
             *changed = true;
         } else {
             ac_graph_fail(rw.to, ADDCL_E_UNSUPPORTED, "%s: no kernel of this op runs on this device", n.op->name);
@@ -108,8 +110,10 @@ static int choose_all(const ac_limits *lim, const ac_graph *g, const ac_kern *fo
         size_t made = rw.to->nodes.n;
         if (!needs_no_kernel(&n)) {
             n.kern = choose(lim, rw.to, &n, force);
+            rw.to->salt = n.salt;
             if (n.kern->prep)
                 n.kern->prep(lim, rw.to, &n);
+            rw.to->salt = 0;
             for (; made < rw.to->nodes.n; made++) { /* packing and casts: they have kernels and need no preparation */
                 ac_node *p = &rw.to->nodes.p[made];
                 p->kern = needs_no_kernel(p) ? NULL : choose(lim, rw.to, p, NULL);

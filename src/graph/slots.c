@@ -111,7 +111,7 @@ static int assign(const ac_graph *g, bool keep, bool fold, ac_slots *s, const ac
         if (s->root[i] != i)
             continue;
         if (own_buffer(n, fold)) {
-            s->slot[i] = rc = new_slot(s, g, bytes, n->constant);
+            s->slot[i] = rc = new_slot(s, g, n->var ? 0 : bytes, n->constant); /* a variable has its buffer already */
         } else if (!keep && in_place(g, s, last, i)) {
             s->slot[i] = s->slot[s->root[n->in[0]]];
         } else {
@@ -149,7 +149,7 @@ int ac_plan_slots(const ac_graph *g, bool keep, bool fold, ac_slots *s)
     }
     for (ac_id i = 0; i < (ac_id)g->nodes.n; i++) {
         s->slot[i] = -1;
-        s->root[i] = i && g->nodes.p[i].op->flags & AC_OP_ALIAS ? s->root[g->nodes.p[i].in[0]] : i;
+        s->root[i] = i && g->nodes.p[i].op->flags & (AC_OP_ALIAS | AC_OP_EFFECT) ? s->root[g->nodes.p[i].in[0]] : i;
     }
     last_uses(g, s->root, last);
     AC_TRY(assign(g, keep, fold, s, last));

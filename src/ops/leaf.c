@@ -13,10 +13,26 @@ static int infer_leaf(ac_graph *g, ac_node *n)
 
 const ac_op ac_op_input = {.name = "input", .flags = AC_OP_LEAF, .infer = infer_leaf};
 const ac_op ac_op_param = {.name = "param", .flags = AC_OP_LEAF, .infer = infer_leaf};
+const ac_op ac_op_state = {.name = "state", .flags = AC_OP_LEAF, .infer = infer_leaf};
 
 static void ref_copy(const ac_ref *r)
 {
     memcpy(r->out, r->in[0], (size_t)ac_count(&r->n->shape) * sizeof(double));
+}
+
+/* ---- stop: the same values, through which no gradient passes */
+
+static int infer_stop(ac_graph *g, ac_node *n)
+{
+    n->shape = *ac_shape_of(g, n->in[0]);
+    return 1;
+}
+
+const ac_op ac_op_stop = {.name = "stop", .n_in = 1, .flags = AC_OP_ALIAS | AC_OP_STOP, .infer = infer_stop, .ref = ref_copy};
+
+ac_id ac_stop(ac_graph *g, ac_id x)
+{
+    return ac_add_node(g, &ac_op_stop, &x, 1, NULL);
 }
 
 /* ---- reshape: at.i[0..3] the new dimensions, at.i[4] their number */

@@ -7,6 +7,7 @@
 /* ---- leaves and views */
 ac_id ac_reshape(ac_graph *g, ac_id x, ac_shape s);    /* same number of elements; one dimension may be -1 */
 ac_id ac_cast(ac_graph *g, ac_id x, ac_type t);
+ac_id ac_stop(ac_graph *g, ac_id x);                   /* x, through which no gradient passes */
 ac_id ac_fill(ac_graph *g, ac_shape s, double value);  /* a constant tensor */
 
 /* ---- elementwise. Binary ops broadcast as NumPy does: shapes are aligned at the right, dimensions of 1 repeat. */
