@@ -169,6 +169,8 @@ ac_id nn_weight(ac_net *m, const char *name, int dims, ...)
     if (m->g->rc)
         return AC_POISON;
     n = (size_t)snprintf(path, sizeof path, "%s%s%s", m->g->scope, *m->g->scope ? "." : "", name);
+    if (m->w->train)
+        return ac_params_leaf(m->w->train, m->g, path, &shape);
     id = stored(m, path, &shape);
     if (m->w->n_loras && n > 7 && n < sizeof path && !strcmp(path + n - 7, ".weight"))
         id = with_loras(m, id, path);
@@ -176,6 +178,20 @@ ac_id nn_weight(ac_net *m, const char *name, int dims, ...)
 }
 
 /* ------------------------------------------------------------------------------------------ layers */
+
+bool nn_block_begin(ac_net *m)
+{
+    if (m->checkpoint)
+        ac_segment_begin(m->g);
+    return true;
+}
+
+bool nn_block_end(ac_net *m)
+{
+    if (m->checkpoint)
+        ac_segment_end(m->g);
+    return false;
+}
 
 ac_id nn_tap(ac_net *m, const char *name, ac_id value)
 {

@@ -7,11 +7,13 @@
 
 #include "model/layout.h"
 #include "model/lora.h"
+#include "model/param.h"
 #include "ops/ops.h"
 
 /* The weights of one part of a model. */
 typedef struct ac_weights {
-    ac_layout *layout;  /* NULL: random values, for benchmarks */
+    ac_params *train;   /* the weights are being trained: variables instead of constants. NULL: frozen */
+    ac_layout *layout;  /* of frozen weights; NULL: random values, for benchmarks */
     const char *part;   /* "unet" ... */
     ac_diag *dg;
     const ac_lora *const *loras;
@@ -28,6 +30,7 @@ void ac_weights_free(ac_weights *w); /* what it owns, not w itself */
 typedef struct ac_net {
     ac_graph *g;
     ac_weights *w;
+    bool checkpoint; /* the backward pass computes blocks again instead of keeping what is inside them */
     /* Called with the path and value of every module while building (tests of layers); NULL: not, and the graph is smaller. */
     void (*tap)(void *user, ac_graph *g, const char *path, ac_id value);
     void *user;
@@ -39,6 +42,14 @@ typedef struct ac_net {
 #define WITH_SCOPE__(m, line, ...)                                                                                     \
     for (const char *before_##line = ac_scope((m)->g, __VA_ARGS__), *once_##line = ""; once_##line;                    \
          once_##line = NULL, ac_scope_end((m)->g, before_##line))
+
+/* The body of a block: NN_BLOCK(m) { ... } */
+#define NN_BLOCK(m)        NN_BLOCK_(m, __LINE__)
+#define NN_BLOCK_(m, line) NN_BLOCK__(m, line)
+#define NN_BLOCK__(m, line)                                                                                            \
+    for (bool once_##line = nn_block_begin(m); once_##line; once_##line = nn_block_end(m))
+bool nn_block_begin(ac_net *m); /* true */
+bool nn_block_end(ac_net *m);   /* false */
 
 /* The value of the module whose scope is open (or "scope.name"), for the tap. Returns `value`. */
 ac_id nn_tap(ac_net *m, const char *name, ac_id value);

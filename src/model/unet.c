@@ -196,13 +196,15 @@ static ac_id transformer(const unet *u, ac_id x, int heads, int blocks)
     return nn_tap(m, "", ac_reshape(g, ac_add(g, h, ac_reshape(g, x, flat)), image));
 }
 
-/* resnets.j and, with attention, attentions.j of the open block. */
-static ac_id layer(const unet *u, ac_id h, int level, int j, bool attn)
+/* resnets.j and, with attention, attentions.j of the open block; `skip`, unless AC_NONE, joins the input. */
+static ac_id layer(const unet *u, ac_id h, ac_id skip, int level, int j, bool attn)
 {
     WITH_SCOPE(u->m, "resnets.%d", j)
-    h = resnet(u, h, u->c->channels[level]);
+    NN_BLOCK(u->m)
+    h = resnet(u, skip == AC_NONE ? h : ac_concat(u->m->g, h, skip, 3), u->c->channels[level]);
     if (attn)
         WITH_SCOPE(u->m, "attentions.%d", j)
+        NN_BLOCK(u->m)
         h = transformer(u, h, u->c->heads[level], u->c->blocks[level]);
     return h;
 }
@@ -240,7 +242,7 @@ ac_id ac_unet(ac_net *m, const ac_unet_cfg *c, const ac_unet_in *in)
         WITH_SCOPE(m, "down_blocks.%d", i)
         {
             for (int j = 0; j < c->layers; j++)
-                skip[n++] = h = layer(&u, h, i, j, c->down_attn[i]);
+                skip[n++] = h = layer(&u, h, AC_NONE, i, j, c->down_attn[i]);
             if (i < L - 1)
                 WITH_SCOPE(m, "downsamplers.0")
                 skip[n++] = h = nn_tap(m, "", nn_conv(m, "conv", h, c->channels[i], 3, &half));
@@ -248,8 +250,9 @@ ac_id ac_unet(ac_net *m, const ac_unet_cfg *c, const ac_unet_in *in)
         }
     WITH_SCOPE(m, "mid_block")
     {
-        h = layer(&u, h, L - 1, 0, c->mid_attn);
+        h = layer(&u, h, AC_NONE, L - 1, 0, c->mid_attn);
         WITH_SCOPE(m, "resnets.1")
+        NN_BLOCK(m)
         h = resnet(&u, h, c->channels[L - 1]);
         nn_tap(m, "", h);
     }
@@ -258,7 +261,7 @@ ac_id ac_unet(ac_net *m, const ac_unet_cfg *c, const ac_unet_in *in)
         {
             int level = L - 1 - i;
             for (int j = 0; j <= c->layers; j++)
-                h = layer(&u, ac_concat(m->g, h, skip[--n], 3), level, j, c->up_attn[i]);
+                h = layer(&u, h, skip[--n], level, j, c->up_attn[i]);
             if (i < L - 1) { /* to the size of the next skip connection: twice, or one less where that was odd */
                 ac_conv_at up = {1, 1, 1, 1, 1, nn_dim(m, skip[n - 1], 1), nn_dim(m, skip[n - 1], 2)};
                 WITH_SCOPE(m, "upsamplers.0")

@@ -1,0 +1,190 @@
+/* param.c - parameters in training: initial values, variables. */
+#include "model/param.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void free_parameter(ac_parameter *p)
+{
+    ac_var *const vars[] = {p->w, p->m, p->v, p->ema, p->grad};
+
+    for (size_t i = 0; i < AC_LEN(vars); i++)
+        ac_var_free(vars[i]);
+    free(p->name);
+}
+
+void ac_params_free(ac_params *s)
+{
+    for (size_t i = 0; i < s->p.n; i++)
+        free_parameter(&s->p.p[i]);
+    free(s->p.p);
+    memset(s, 0, sizeof *s);
+}
+
+ac_parameter *ac_params_find(const ac_params *s, const char *name)
+{
+    for (size_t i = 0; i < s->p.n; i++)
+        if (!strcmp(s->p.p[i].name, name))
+            return &s->p.p[i];
+    return NULL;
+}
+
+int64_t ac_params_count(const ac_params *s)
+{
+    int64_t n = 0;
+
+    for (size_t i = 0; i < s->p.n; i++)
+        n += ac_count(&s->p.p[i].w->shape);
+    return n;
+}
+
+/* ------------------------------------------------------------------------------------------ initial values */
+
+static bool ends(const char *s, const char *with)
+{
+    size_t n = strlen(s), m = strlen(with);
+    return n >= m && !strcmp(s + n - m, with);
+}
+
+/* Layers whose output joins a residual stream, or is the network's: they start at zero, so that every block starts as the
+ * identity (as in the published latent diffusion code). */
+static bool starts_at_zero(const char *part, const char *name)
+{
+    return !strcmp(part, "unet") && (ends(name, ".conv2.weight") || ends(name, ".proj_out.weight") || !strcmp(name, "conv_out.weight"));
+}
+
+static bool is_table(const char *name)
+{
+    return strstr(name, "embedding.weight") || ends(name, "cls_token") || ends(name, "mask_token") || strstr(name, "position_embeddings");
+}
+
+static uint64_t name_stream(const char *name)
+{
+    uint64_t h = 0xcbf29ce484222325u;
+
+    for (; *name; name++)
+        h = (h ^ (unsigned char)*name) * 0x100000001b3u; /* FNV-1a */
+    return h;
+}
+
+/* Weights of linear layers and convolutions are uniform in +-1/sqrt(fan in), PyTorch's default; tables are normal with
+ * standard deviation 0.02; scales are one, biases zero. Each parameter has a stream of its own: its values do not depend on
+ * the order in which graphs ask. */
+static void initial_values(const ac_params *s, const char *name, const ac_shape *shape, float *x)
+{
+    size_t n = (size_t)ac_count(shape);
+    uint64_t state = s->seed ^ name_stream(name);
+    double bound = sqrt((double)shape->d[0] / (double)n);
+
+    if (ends(name, "logit_scale")) {
+        x[0] = (float)log(1 / 0.07); /* CLIP's initial temperature */
+    } else if (is_table(name)) {
+        for (size_t i = 0; i < n; i++) /* Box and Muller */
+            x[i] = (float)(0.02 * sqrt(-2 * log((double)((ac_mix(&state) >> 11) + 1) * 0x1p-53)) *
+                           cos(2 * M_PI * (double)(ac_mix(&state) >> 11) * 0x1p-53));
+    } else if (shape->n == 1) {
+        for (size_t i = 0; i < n; i++)
+            x[i] = ends(name, "bias") ? 0 : 1;
+    } else if (!starts_at_zero(s->part, name)) {
+        for (size_t i = 0; i < n; i++)
+            x[i] = (float)(bound * ((double)(ac_mix(&state) >> 11) * 0x1p-52 - 1));
+    }
+}
+
+static int set_values(ac_params *s, ac_parameter *p)
+{
+    const ac_shape *shape = &p->w->shape;
+    const ac_source *src = NULL;
+    float *x;
+    int rc = 0;
+
+    if (!p->w->buf) /* only planned: but a checkpoint that does not fit is told now */
+        return s->layout ? ac_layout_get(s->layout, s->part, p->name, shape->n, shape->d, s->dg, &src) : 0;
+    if (!(x = ac_calloc((size_t)ac_count(shape), sizeof *x)))
+        return ac_nomem(s->dg, ac_var_bytes(p->w));
+    if (s->layout) {
+        AC_TRY(ac_layout_get(s->layout, s->part, p->name, shape->n, shape->d, s->dg, &src));
+        ac_source_read(src, AC_F32, x);
+    } else {
+        initial_values(s, p->name, shape, x);
+    }
+    rc = ac_var_write(p->w, x);
+out:
+    free(x);
+    return rc;
+}
+
+/* ------------------------------------------------------------------------------------------ variables */
+
+static int add_parameter(ac_params *s, const char *name, const ac_shape *shape)
+{
+    ac_parameter p = {.name = ac_strdup(name), .lr = 1};
+    int rc = p.name ? 0 : ac_nomem(s->dg, strlen(name));
+
+    AC_TRY(rc);
+    AC_TRY(ac_var_new(s->dev, name, AC_F32, *shape, &p.w));
+    AC_TRY(set_values(s, &p));
+    if (!AC_PUSH(&s->p, p))
+        rc = ac_nomem(s->dg, sizeof p);
+out:
+    if (rc < 0)
+        free_parameter(&p);
+    return rc;
+}
+
+ac_id ac_params_leaf(ac_params *s, ac_graph *g, const char *name, const ac_shape *shape)
+{
+    ac_parameter *p = ac_params_find(s, name);
+    char a[96], b[96];
+
+    if (g->rc)
+        return AC_POISON;
+    if (!p) {
+        g->rc = add_parameter(s, name, shape);
+        if (g->rc < 0)
+            return AC_POISON;
+        p = &s->p.p[s->p.n - 1];
+    }
+    if (!ac_same_shape(&p->w->shape, shape))
+        return ac_graph_fail(g, ADDCL_E_SHAPE, "parameter %s has shape %s, but %s is asked for", name, ac_shape_text(&p->w->shape, a),
+                             ac_shape_text(shape, b));
+    return ac_state(g, s->averages && p->ema ? p->ema : p->w);
+}
+
+static int make(const ac_params *s, const ac_parameter *p, ac_var **v)
+{
+    return *v ? 0 : ac_var_new(s->dev, p->name, AC_F32, p->w->shape, v);
+}
+
+int ac_params_train(ac_params *s, bool ema, bool grads)
+{
+    int rc = 0;
+
+    for (size_t i = 0; i < s->p.n; i++) {
+        ac_parameter *p = &s->p.p[i];
+        bool fresh = ema && !p->ema;
+        AC_TRY(make(s, p, &p->m));
+        AC_TRY(make(s, p, &p->v));
+        if (ema)
+            AC_TRY(make(s, p, &p->ema));
+        if (grads)
+            AC_TRY(make(s, p, &p->grad));
+        if (fresh && p->ema->buf)
+            AC_TRY(ac_buf_copy(s->dev, p->ema->buf, p->w->buf, ac_var_bytes(p->w)));
+    }
+out:
+    return rc;
+}
+
+uint64_t ac_params_bytes(const ac_params *s)
+{
+    uint64_t n = 0;
+
+    for (size_t i = 0; i < s->p.n; i++) {
+        const ac_parameter *p = &s->p.p[i];
+        uint64_t vars = 1 + (p->m != NULL) + (p->v != NULL) + (p->ema != NULL) + (p->grad != NULL);
+        n += vars * ac_var_bytes(p->w);
+    }
+    return n;
+}

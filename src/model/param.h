@@ -1,0 +1,41 @@
+/* param.h - the parameters of a network that is trained, and what the optimiser keeps for each of them. */
+#ifndef AC_PARAM_H
+#define AC_PARAM_H
+
+#include "base/rng.h"
+#include "graph/graph.h"
+#include "model/layout.h"
+
+/* One parameter; all variables f32 and of its shape. */
+typedef struct ac_parameter {
+    char *name;          /* as in the checkpoint, without the part */
+    ac_var *w;           /* its value */
+    ac_var *m, *v;       /* Adam's moments; NULL: not trained (yet) */
+    ac_var *ema;         /* running average of w; NULL: none is kept */
+    ac_var *grad;        /* sum of gradients over micro-steps and ranks; NULL: the step needs none */
+    double lr;           /* multiplier of the learning rate */
+} ac_parameter;
+
+/* The parameters of one part of a model, made when a graph first asks for them. */
+typedef struct ac_params {
+    ac_dev *dev;
+    ac_diag *dg;
+    const char *part;    /* "unet" ... */
+    ac_layout *layout;   /* where initial values come from, only read while parameters are made; NULL: random ones */
+    uint64_t seed;       /* of random initial values */
+    bool averages;       /* graphs built now read ema instead of w */
+    AC_VEC(ac_parameter) p; /* in the order of first use */
+} ac_params;
+
+void ac_params_free(ac_params *s); /* what it owns, not s itself */
+/* The leaf of parameter `name` in g; makes the parameter when there is none yet. Errors go into the graph. */
+ac_id ac_params_leaf(ac_params *s, ac_graph *g, const char *name, const ac_shape *shape);
+ac_parameter *ac_params_find(const ac_params *s, const char *name); /* NULL: there is none */
+int64_t ac_params_count(const ac_params *s);                        /* elements */
+
+/* Makes moments, averages (starting at the values) and gradient sums for all parameters, where they are missing. */
+int ac_params_train(ac_params *s, bool ema, bool grads) AC_CHECK_RESULT;
+/* Bytes of all variables. */
+uint64_t ac_params_bytes(const ac_params *s);
+
+#endif
