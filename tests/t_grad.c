@@ -193,6 +193,21 @@ static bool check_direction(const trial *t, const char *name, int i, const doubl
 
 /* ------------------------------------------------------------------------------------------ on the device */
 
+/* Largest mean square of a gradient: those that vanish by mathematics are compared on the scale of the others. */
+static double scale_of(const trial *t, double *const *want)
+{
+    double top = 0;
+
+    for (size_t o = 1; o < t->g->outputs.n; o++) {
+        size_t n = (size_t)ac_count(ac_shape_of(t->g, t->g->outputs.p[o].id));
+        double all = 0;
+        for (size_t j = 0; j < n; j++)
+            all += want[o][j] * want[o][j];
+        top = fmax(top, all / (double)n);
+    }
+    return top;
+}
+
 /* |got - want|^2 / |want|^2 of every output. */
 static bool check_device(const trial *t, const char *name, double *const *want)
 {
@@ -230,7 +245,7 @@ static bool check_device(const trial *t, const char *name, double *const *want)
             diff += ((double)got[j] - want[o][j]) * ((double)got[j] - want[o][j]);
             all += want[o][j] * want[o][j];
         }
-        if (!(diff <= 1e-9 * all + 1e-30)) {
+        if (!(diff <= 1e-9 * all + 1e-13 * scale_of(t, want) * (double)n)) {
             print_error("# FAIL %s: %s on the device: NMSE %.3g\n", name, out, diff / all);
             ok = false;
         }
@@ -276,9 +291,11 @@ static int check_gradients(trial *t, const char *name)
     return ok ? done : -1;
 }
 
-/* What fuse.c makes of an op is never differentiated: neither is it here. */
-static bool fused_form(const ac_op *op, const ac_case *c)
+/* What fuse.c makes of an op is never differentiated: neither is it here; nor is rounding. */
+static bool not_differentiated(const ac_op *op, const ac_case *c)
 {
+    if (op == &ac_op_cast)
+        return c->at.i[0] != AC_F32;
     return op->flags & AC_OP_EPILOGUE && (c->at.i[AC_AT_ACT] || c->in[AC_EP_ROW].n || c->in[AC_EP_RES].n);
 }
 
@@ -338,7 +355,7 @@ static void check_op(const ac_op *op)
         char name[96];
         int n;
         snprintf(name, sizeof name, "%s/%s", op->name, c->name);
-        if (!(c->tags & AC_SMALL) || fused_form(op, c) || (pattern && !strstr(name, pattern)))
+        if (!(c->tags & AC_SMALL) || not_differentiated(op, c) || (pattern && !strstr(name, pattern)))
             continue;
         n = check_first(op, c, name);
         failed += n < 0;
@@ -419,7 +436,7 @@ static void checkpointing(void **state)
     ac_graph_free(chain(24, true, &b, saved, x, w));
     assert_memory_equal(plain, saved, sizeof plain);
     print_message("# activations %.0f kB, checkpointed %.0f kB\n", (double)a * 1e-3, (double)b * 1e-3);
-    assert_true(b * 5 < a * 2);
+    assert_true(2 * b < a);
 }
 
 static double run_scalar(ac_graph *g, ac_id out, double x)

@@ -394,8 +394,9 @@ static int check_finite(ac_exec *x, ac_id i)
     AC_TRY(ac_buf_read(x->dev, x->buf[x->slots.slot[i]], 0, v, bytes));
     for (size_t k = 0; k < count; k++)
         if (!isfinite(v[k])) {
-            rc = ac_fail(x->g->dg, ADDCL_E_DIVERGED, "%s%s%s %s: element %zu is %f", n->scope, *n->scope ? ": " : "", n->op->name, ac_shape_text(&n->shape, shape),
-                         k, (double)v[k]);
+            rc = ac_fail(x->g->dg, ADDCL_E_DIVERGED, "%s%s%s%s%s %s: element %zu is %f", n->scope, *n->scope ? ": " : "", n->op->name,
+                         n->var || n->name ? " " : "", n->var ? n->var->name : n->name ? n->name : "", ac_shape_text(&n->shape, shape), k,
+                         (double)v[k]);
             break;
         }
 out:
@@ -403,7 +404,7 @@ out:
     return rc;
 }
 
-static int run(ac_exec *x, ac_time_fn fn, void *user)
+static int run(ac_exec *x, bool check, ac_time_fn fn, void *user)
 {
     int rc = 0;
 
@@ -411,6 +412,8 @@ static int run(ac_exec *x, ac_time_fn fn, void *user)
         const ac_node *n = &x->g->nodes.p[i];
         ac_buf *in[AC_MAX_IN] = {0};
         double s = 0;
+        if (check && (n->op == &ac_op_input || n->op == &ac_op_state))
+            AC_TRY(check_finite(x, i));
         if (!computes(n) || folded(x, n))
             continue;
         for (int k = 0; k < n->n_in; k++)
@@ -422,7 +425,7 @@ static int run(ac_exec *x, ac_time_fn fn, void *user)
         if (fn)
             fn(user, n, x->launch[i].kernel ? x->launch[i].kernel : "clblast", s, n->op->flop ? n->op->flop(x->g, n) : 0,
                node_bytes_moved(x->g, n));
-        if (x->check)
+        if (check && !(n->op->flags & AC_OP_EFFECT))
             AC_TRY(check_finite(x, i));
     }
 out:
@@ -431,12 +434,17 @@ out:
 
 int ac_run(ac_exec *x)
 {
-    return run(x, NULL, NULL);
+    return run(x, x->check, NULL, NULL);
+}
+
+int ac_run_checked(ac_exec *x)
+{
+    return run(x, true, NULL, NULL);
 }
 
 int ac_run_timed(ac_exec *x, ac_time_fn fn, void *user)
 {
-    return run(x, fn, user);
+    return run(x, x->check, fn, user);
 }
 
 /* ------------------------------------------------------------------------------------------ looking at it */

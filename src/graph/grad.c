@@ -6,7 +6,6 @@
  * is, made where the sweep first asks for it, so that what the block computed in the forward pass may be dropped (Chen et al.
  * 2016, "Training deep nets with sublinear memory cost"). */
 #include "graph/pass.h"
-#include "ops/ops.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +16,22 @@ typedef struct sweep {
     bool *needed;      /* by node - first: depends on an input to differentiate by */
     ac_id *adjoint;    /* by node - first: gradient so far; AC_NONE: none */
     ac_id *copy;       /* by node - first: the node computed a second time; AC_NONE: not yet */
+    int *which;        /* by node - first: 1 + the first index in x of this node; 0: it is none of them */
 } sweep;
+
+static ac_id sum(ac_graph *g, ac_id a, ac_id b)
+{
+    return ac_add_node(g, &ac_op_add, (ac_id[]){a, b}, 2, NULL);
+}
+
+static ac_id ones(ac_graph *g, const ac_shape *s)
+{
+    ac_at at = {.i = {[4] = s->n}, .f = {1}}; /* as of op fill */
+
+    for (int k = 0; k < s->n; k++)
+        at.i[k] = (int32_t)s->d[k];
+    return ac_add_node(g, &ac_op_fill, NULL, 0, &at);
+}
 
 static bool differentiable(const ac_node *n)
 {
@@ -72,7 +86,7 @@ static void add_adjoint(sweep *s, ac_id i, ac_id gx)
         return;
     }
     a = &s->adjoint[i - s->first];
-    *a = *a == AC_NONE ? gx : ac_add(s->g, *a, gx);
+    *a = *a == AC_NONE ? gx : sum(s->g, *a, gx);
 }
 
 /* The rule of an op that has none: the gradient of its lowering. */
@@ -137,39 +151,69 @@ static ac_id lowest(ac_id y, const ac_id *x, int n)
     return low;
 }
 
+/* The gradient of node i is whole: nothing below it in the sweep uses it. */
+static void tell(const sweep *s, ac_id i, const ac_id *x, int n, ac_grad_fn fn, void *user)
+{
+    int first = s->which[i - s->first] - 1;
+
+    for (int k = first; first >= 0 && k < n && !s->g->rc; k++)
+        if (x[k] == i)
+            fn(user, k, s->adjoint[i - s->first]);
+}
+
 /* y itself may be older than an input that it does not depend on; such inputs get no gradient. */
-void ac_grad(ac_graph *g, ac_id y, ac_id gy, const ac_id *x, int n, ac_id *gx)
+void ac_grad_each(ac_graph *g, ac_id y, ac_id gy, const ac_id *x, int n, ac_grad_fn fn, void *user)
 {
     sweep s = {.g = g, .first = lowest(y, x, n), .last = y};
     size_t span = (size_t)(y - s.first) + 1;
     uint32_t segment = g->segment;
 
-    for (int i = 0; i < n; i++)
-        gx[i] = g->rc ? AC_POISON : AC_NONE;
     if (g->rc)
         return;
     s.needed = ac_calloc(span, sizeof *s.needed);
     s.adjoint = ac_calloc(span, sizeof *s.adjoint);
     s.copy = ac_calloc(span, sizeof *s.copy);
-    if (!s.needed || !s.adjoint || !s.copy) {
+    s.which = ac_calloc(span, sizeof *s.which);
+    if (!s.needed || !s.adjoint || !s.copy || !s.which) {
         g->rc = ac_nomem(g->dg, span * sizeof *s.copy);
         goto out;
     }
     for (size_t i = 0; i < span; i++)
         s.adjoint[i] = s.copy[i] = AC_NONE;
+    for (int k = n; k-- > 0;)
+        if (x[k] >= s.first && x[k] <= s.last)
+            s.which[x[k] - s.first] = k + 1;
     g->segment = 0;
     mark_needed(&s, x, n);
     if (gy == AC_NONE)
-        gy = ac_fill(g, *ac_shape_of(g, y), 1);
+        gy = ones(g, ac_shape_of(g, y));
     add_adjoint(&s, y, gy);
-    for (ac_id i = y; i >= s.first && !g->rc; i--)
-        if (s.adjoint[i - s.first] != AC_NONE && differentiable(ac_at_node(g, i)) && !(ac_at_node(g, i)->op->flags & AC_OP_LEAF))
+    for (ac_id i = y; i >= s.first && !g->rc; i--) {
+        if (s.adjoint[i - s.first] == AC_NONE)
+            continue;
+        tell(&s, i, x, n, fn, user);
+        if (differentiable(ac_at_node(g, i)) && !(ac_at_node(g, i)->op->flags & AC_OP_LEAF))
             step(&s, i);
-    for (int i = 0; i < n; i++)
-        gx[i] = g->rc ? AC_POISON : x[i] >= s.first && x[i] <= s.last ? s.adjoint[x[i] - s.first] : AC_NONE;
+    }
 out:
     g->segment = segment;
     free(s.needed);
     free(s.adjoint);
     free(s.copy);
+    free(s.which);
+}
+
+static void keep(void *user, int i, ac_id gx)
+{
+    ac_id *all = user;
+    all[i] = gx;
+}
+
+void ac_grad(ac_graph *g, ac_id y, ac_id gy, const ac_id *x, int n, ac_id *gx)
+{
+    for (int i = 0; i < n; i++)
+        gx[i] = AC_NONE;
+    ac_grad_each(g, y, gy, x, n, keep, gx);
+    for (int i = 0; i < n && g->rc; i++)
+        gx[i] = AC_POISON;
 }

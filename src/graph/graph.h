@@ -132,6 +132,10 @@ void ac_segment_end(ac_graph *g);
 /* Appends the nodes of gx[i] = sum(gy * dy/dx[i]), of the shape of x[i]; AC_NONE where y does not depend on x[i]. gy has the shape
  * of y; AC_NONE: ones. Gradients are nodes like others: they can be differentiated again. */
 void ac_grad(ac_graph *g, ac_id y, ac_id gy, const ac_id *x, int n, ac_id *gx);
+/* The same, telling each gradient as soon as the sweep has made it, the last used x first: nodes that fn adds run there. Not
+ * called for an x that y does not depend on. */
+typedef void (*ac_grad_fn)(void *user, int i, ac_id gx);
+void ac_grad_each(ac_graph *g, ac_id y, ac_id gy, const ac_id *x, int n, ac_grad_fn fn, void *user);
 
 /* ------------------------------------------------------------------------------------------ execution */
 
@@ -165,6 +169,9 @@ int ac_fetch(ac_exec *x, const char *name, void *data, size_t bytes) AC_CHECK_RE
 int ac_carry(ac_exec *from, const char *output, ac_exec *to, const char *input) AC_CHECK_RESULT;
 /* Enqueues one run. ADDCL_TRACE=1 reports every node, ADDCL_CHECK=1 stops at the first non-finite value. */
 int ac_run(ac_exec *x) AC_CHECK_RESULT;
+/* As ac_run, but waits after every node, and stops with E_DIVERGED at the first value, variables and inputs included, that is not
+ * finite, which the message names. */
+int ac_run_checked(ac_exec *x) AC_CHECK_RESULT;
 /* As ac_run, and adds each kernel's device seconds to `sink` (bench). */
 typedef void (*ac_time_fn)(void *user, const ac_node *n, const char *kernel, double seconds, double flop, double bytes);
 int ac_run_timed(ac_exec *x, ac_time_fn fn, void *user) AC_CHECK_RESULT;

@@ -1,8 +1,8 @@
 /* slots.c - lifetimes and buffers.
  *
- * Every value lives in a whole buffer; a buffer is reused when its value is dead. A new value takes the smallest free buffer
- * that is large enough, else the largest free one, which then grows: sizes are final only at the end, before anything is
- * allocated. Inputs, outputs and folded constants have buffers of their own. */
+ * Every value lives in a whole buffer, and values that do not live at the same time share one: values are placed from the
+ * largest to the smallest, each into the smallest buffer that is free while it lives ("greedy by size", Pisarchyk and Lee 2020).
+ * Inputs, variables, and folded constants have buffers of their own. */
 #include "graph/pass.h"
 
 #include <stdlib.h>
@@ -29,22 +29,6 @@ static void last_uses(const ac_graph *g, const ac_id *root, ac_id *last)
                 last[root[g->nodes.p[i].in[k]]] = i;
     for (size_t i = 0; i < g->outputs.n; i++)
         last[root[g->outputs.p[i].id]] = INT32_MAX;
-}
-
-/* A free buffer for `bytes`: best fit, else the largest to grow; -1: none is free. */
-static int find_free(const ac_slots *s, const char *is_free, size_t bytes)
-{
-    int best = -1, largest = -1;
-
-    for (int i = 0; i < (int)s->bytes.n; i++) {
-        if (!is_free[i])
-            continue;
-        if (s->bytes.p[i] >= bytes && (best < 0 || s->bytes.p[i] < s->bytes.p[best]))
-            best = i;
-        if (largest < 0 || s->bytes.p[i] > s->bytes.p[largest])
-            largest = i;
-    }
-    return best >= 0 ? best : largest;
 }
 
 /* May node i be computed onto its first input's buffer? */
@@ -98,40 +82,107 @@ static void mark_kept(const ac_graph *g, const ac_id *root, bool *kept)
         kept[root[g->outputs.p[i].id]] = true;
 }
 
+/* A value, or several computed in place one after the other, from the node that makes the first to the last reader. */
+typedef struct life {
+    ac_id begin, end;
+    size_t bytes;
+} life;
+
+/* The lives that a buffer holds, in order of time. */
+typedef AC_VEC(life) tenants;
+
+static int by_size(const void *a, const void *b)
+{
+    const life *x = a, *y = b;
+    return x->bytes != y->bytes ? (x->bytes < y->bytes ? 1 : -1) : x->begin < y->begin ? -1 : x->begin > y->begin;
+}
+
+/* Where `l` goes among the tenants; -1: somebody lives there at that time. A node's inputs live while its output is made. */
+static long vacancy(const tenants *t, const life *l)
+{
+    size_t low = 0, high = t->n;
+
+    while (low < high) { /* the first tenant that ends at or after l begins */
+        size_t mid = (low + high) / 2;
+        if (t->p[mid].end < l->begin)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low == t->n || t->p[low].begin > l->end ? (long)low : -1;
+}
+
+static bool move_in(tenants *t, size_t at, const life *l)
+{
+    if (!AC_PUSH(t, *l))
+        return false;
+    memmove(t->p + at + 1, t->p + at, (t->n - 1 - at) * sizeof *t->p);
+    t->p[at] = *l;
+    return true;
+}
+
+/* Places lives, given from the largest to the smallest, in buffers; slot[begin] tells which. Buffers are as large as their first
+ * tenant, so the newest that has room is the smallest. */
+static int place(const ac_graph *g, const life *l, size_t n, bool keep, ac_slots *s)
+{
+    AC_VEC(tenants) house = {0};
+    int first = (int)s->bytes.n, rc = 0;
+
+    for (size_t i = 0; i < n && rc >= 0; i++) {
+        long at = -1;
+        size_t k = keep ? 0 : house.n;
+        while (k > 0 && (at = vacancy(&house.p[k - 1], &l[i])) < 0)
+            k--;
+        if (at < 0) {
+            rc = new_slot(s, g, l[i].bytes, false);
+            k = AC_PUSH(&house, (tenants){0}) ? house.n : 0;
+            at = 0;
+        }
+        if (rc < 0 || k == 0 || !move_in(&house.p[k - 1], (size_t)at, &l[i]))
+            rc = rc < 0 ? rc : ac_nomem(g->dg, sizeof(life));
+        else
+            s->slot[l[i].begin] = first + (int)k - 1;
+    }
+    for (size_t k = 0; k < house.n; k++)
+        free(house.p[k].p);
+    free(house.p);
+    return AC_MIN(rc, 0);
+}
+
 static int assign(const ac_graph *g, bool keep, bool fold, ac_slots *s, const ac_id *last)
 {
-    char *is_free = ac_calloc(g->nodes.n, 1);
-    int rc = 0;
+    life *l = ac_calloc(g->nodes.n, sizeof *l);              /* by node that makes the first value */
+    ac_id *first = ac_calloc(g->nodes.n, sizeof *first);     /* that node, by node */
+    size_t n = 0;
+    int rc = l && first ? 0 : ac_nomem(g->dg, g->nodes.n * sizeof *l);
 
-    if (!is_free)
-        return ac_nomem(g->dg, g->nodes.n);
     for (ac_id i = 1; i < (ac_id)g->nodes.n && rc >= 0; i++) {
-        const ac_node *n = &g->nodes.p[i];
-        size_t bytes = ac_node_bytes(n);
+        const ac_node *node = &g->nodes.p[i];
+        first[i] = i;
         if (s->root[i] != i)
             continue;
-        if (own_buffer(n, fold)) {
-            s->slot[i] = rc = new_slot(s, g, n->var ? 0 : bytes, n->constant); /* a variable has its buffer already */
-        } else if (!keep && in_place(g, s, last, i)) {
-            s->slot[i] = s->slot[s->root[n->in[0]]];
-        } else {
-            int f = keep ? -1 : find_free(s, is_free, bytes);
-            s->slot[i] = rc = f >= 0 ? f : new_slot(s, g, bytes, false);
-            if (rc >= 0) {
-                s->bytes.p[rc] = AC_MAX(s->bytes.p[rc], bytes);
-                is_free[rc] = 0;
-            }
+        if (own_buffer(node, fold)) {
+            s->slot[i] = rc = new_slot(s, g, node->var ? 0 : ac_node_bytes(node), node->constant); /* a variable has its buffer */
+            continue;
         }
-        for (int k = 0; k < n->n_in && rc >= 0; k++) {
-            ac_id r = n->in[k] == AC_NONE ? AC_NONE : s->root[n->in[k]];
-            if (r != AC_NONE && last[r] == i && !own_buffer(&g->nodes.p[r], fold) && s->slot[r] != s->slot[i])
-                is_free[s->slot[r]] = 1;
-        }
-        if (rc >= 0 && last[i] == 0 && !own_buffer(n, fold)) /* nobody reads it */
-            is_free[s->slot[i]] = 1;
+        if (!keep && in_place(g, s, last, i))
+            first[i] = first[s->root[node->in[0]]];
+        l[first[i]] = (life){first[i], AC_MAX(last[i], i), ac_node_bytes(node)};
     }
-    free(is_free);
-    return rc < 0 ? rc : 0;
+    AC_TRY(rc);
+    for (size_t i = 1; i < g->nodes.n; i++)
+        if (l[i].bytes)
+            l[n++] = l[i];
+    if (n)
+        qsort(l, n, sizeof *l, by_size);
+    AC_TRY(place(g, l, n, keep, s));
+    for (ac_id i = 1; i < (ac_id)g->nodes.n; i++)
+        if (s->root[i] == i && first[i] != i)
+            s->slot[i] = s->slot[first[i]];
+out:
+    free(l);
+    free(first);
+    return AC_MIN(rc, 0);
 }
 
 int ac_plan_slots(const ac_graph *g, bool keep, bool fold, ac_slots *s)
