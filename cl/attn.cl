@@ -1,22 +1,153 @@
 /*
- * attn.cl - scaled dot product attention, never with a Tq x Tk matrix in memory.
+ * attn.cl - scaled dot product attention and its gradient on CPUs, never with a T x S matrix in memory; formulas in
+ * src/ops/attn_grad.c, other devices in attn_tile.cl and attn_grad_tile.cl.
  *
- * `_vec` (CPU): attn_pack lays K and V out for the inner loops; in attn_vec a work-item takes ROWS queries of one head
- * over all keys. Both need -DD, the head size (any; 4..512 is tested).
+ * q, y, gy [B, T, E D], k and v [B, S, E D], all f32; E heads of D (any; 4..512 is tested). Attention is y =
+ * softmax(q k^T scale) v for each head e of each image b; be = b E + e. A work-item takes `step` <= QUERIES queries
+ * (or `step` <= KEYS keys) of one head through blocks of keys (of queries), whose scores stay in a core's own cache.
+ *
+ * -D of all kernels: D, VW, ROWS. CAUSAL: query t sees the keys <= t. `scale` is given times log2(e), and scores are in
+ * units of ln 2, so that e^x is a power of two.
  */
 
 #if VW > 1
 
-#define V_PANELS   ((D + VW - 1) / PANEL)             /* panels of V of two vectors */
-#define HALF_PANEL (D % PANEL > 0 && D % PANEL <= VW) /* and one of a single vector, where that is enough */
-#define D_PADDED   ((D + VW - 1) / VW * VW)
-#define KEYS       256 /* keys at a time: their part of K and V stays in a core's own cache */
+#define QUERIES  (8 * ROWS) /* multiples of PANEL */
+#define KEYS     (8 * ROWS)
+#define D_PADDED ((D + VW - 1) / VW * VW)
+#define LN2      0.69314718f
 
-DEFINE_MULTIPLY(score, __global, __global, 2)
-DEFINE_MULTIPLY(mix, __private, __global, 2)
-#if HALF_PANEL
-DEFINE_MULTIPLY(mix_half, __private, __global, 1)
+typedef floatv __attribute__((aligned(4))) unaligned;
+__attribute__((overloadable)) void put(floatv v, long i, float *p)
+{
+    ((unaligned *)p)[0] = v;
+}
+#undef vstorev
+#define vstorev(v, i, p) (*(unaligned *)((p) + (i) * VW) = (v))
+#define vstoreg(v, i, p) (*(__global unaligned *)((p) + (i) * VW) = (v))
+#define store_part(v, p, left) { if ((left) >= VW) vstoreg(v, 0, p); else {store_part(v, p, left);}}
+
+/*
+ * Defines name(c, a, b, n): c[i][.] (+)= sum_{k < n} a[i A_ROW + k A_STEP] b[k B_ROW + .] for ROWS rows of W vectors;
+ * rows of c are C_ROW apart. As DEFINE_MULTIPLY, but the factors lie as they are, at distances that the compiler knows.
+ */
+#define DEFINE_PRODUCT(name, B_SPACE, W, A_ROW, A_STEP, B_ROW, C_ROW, ADDS)                                            \
+    void name(float *c, const float *a, B_SPACE const float *b, int n)                                                 \
+    {                                                                                                                  \
+        floatv acc[ROWS][W];                                                                                           \
+        _Pragma("unroll") for (int i = 0; i < ROWS; i++)                                                               \
+        {                                                                                                              \
+            _Pragma("unroll") for (int j = 0; j < W; j++) acc[i][j] =                                                  \
+                ADDS ? vloadv(j, c + i * C_ROW) : (floatv)(0.0f);                                                      \
+        }                                                                                                              \
+        for (int k = 0; k < n; k++, a += A_STEP, b += B_ROW) {                                                         \
+            floatv w[W];                                                                                               \
+            _Pragma("unroll") for (int j = 0; j < W; j++) w[j] = vloadv(j, b);                                         \
+            _Pragma("unroll") for (int i = 0; i < ROWS; i++)                                                           \
+            {                                                                                                          \
+                const floatv x = (floatv)(a[i * A_ROW]);                                                               \
+                _Pragma("unroll") for (int j = 0; j < W; j++) acc[i][j] = FMA(x, w[j], acc[i][j]);                     \
+            }                                                                                                          \
+        }                                                                                                              \
+        _Pragma("unroll") for (int i = 0; i < ROWS; i++)                                                               \
+        {                                                                                                              \
+            _Pragma("unroll") for (int j = 0; j < W; j++) vstorev(acc[i][j], j, c + i * C_ROW);                        \
+        }                                                                                                              \
+    }
+
+/* Rows of queries by panels of keys: <q, k> or <gy, v>. */
+DEFINE_PRODUCT(score_wide, __global, 2, D_PADDED, 1, PANEL, KEYS, false)
+DEFINE_PRODUCT(score_thin, __global, 1, D_PADDED, 1, PANEL, KEYS, false)
+/* Rows of queries: sums over keys. */
+DEFINE_PRODUCT(over_keys_wide, __global, 2, KEYS, 1, D_PADDED, D_PADDED, true)
+DEFINE_PRODUCT(over_keys_thin, __global, 1, KEYS, 1, D_PADDED, D_PADDED, true)
+/* Rows of keys: sums over queries. */
+DEFINE_PRODUCT(over_queries_wide, __private, 2, 1, KEYS, D_PADDED, D_PADDED, true)
+DEFINE_PRODUCT(over_queries_thin, __private, 1, 1, KEYS, D_PADDED, D_PADDED, true)
+
+/* to[i][.] = factor x[i pitch + .] for n rows, 0 beyond them to the end of the tile and beyond D. */
+void load_rows(float *to, __global const float *x, long pitch, int n, float factor)
+{
+    for (int i = 0; i < n; i++)
+        for (int d = 0; d < D; d += VW)
+            vstorev(load_part(x + i * pitch + d, D - d) * factor, 0, to + i * D_PADDED + d);
+    for (int i = n; i % ROWS; i++)
+        for (int d = 0; d < D; d += VW)
+            vstorev((floatv)(0.0f), 0, to + i * D_PADDED + d);
+}
+
+/* Zeros for n rows and the rest of the tile. */
+void clear_rows(float *t, int n)
+{
+    for (int i = 0; i < (n + ROWS - 1) / ROWS * ROWS * D_PADDED; i += VW)
+        vstorev((floatv)(0.0f), 0, t + i);
+}
+
+/* s[i][k] = <x_i, k-th key of the panels> for m rows and n keys, and more to the ends of tile and vector. */
+void scores(float *s, const float *x, __global const float *panels, int m, int n)
+{
+    for (int k = 0; k < n; k += PANEL)
+        for (int i = 0; i < m; i += ROWS)
+            if (n - k > VW)
+                score_wide(s + i * KEYS + k, x + i * D_PADDED, panels + k * D, D);
+            else
+                score_thin(s + i * KEYS + k, x + i * D_PADDED, panels + k * D, D);
+}
+
+/* acc[i][.] += sum_k p[i][k] rows[k][.] for m queries and n keys. */
+void sum_over_keys(float *acc, const float *p, __global const float *rows, int m, int n)
+{
+    for (int d = 0; d < D; d += PANEL)
+        for (int i = 0; i < m; i += ROWS)
+            if (D - d > VW)
+                over_keys_wide(acc + i * D_PADDED + d, p + i * KEYS, rows + d, n);
+            else
+                over_keys_thin(acc + i * D_PADDED + d, p + i * KEYS, rows + d, n);
+}
+
+/* acc[k][.] += sum_i p[i][k] rows[i][.] for m queries and n keys. */
+void sum_over_queries(float *acc, const float *p, const float *rows, int m, int n)
+{
+    for (int d = 0; d < D; d += PANEL)
+        for (int k = 0; k < n; k += ROWS)
+            if (D - d > VW)
+                over_queries_wide(acc + k * D_PADDED + d, p + k, rows + d, m);
+            else
+                over_queries_thin(acc + k * D_PADDED + d, p + k, rows + d, m);
+}
+
+/* Hides what is beyond key n, and from query i the keys after i + first. */
+void hide(float *s, int m, int n, int first)
+{
+    const int width = (n + VW - 1) / VW * VW;
+    for (int i = 0; i < m; i++) {
+#ifdef CAUSAL
+        const int seen = min(max(i + first + 1, 0), n);
+#else
+        const int seen = n;
 #endif
+        for (int k = seen; k < width; k++)
+            s[i * KEYS + k] = -INFINITY;
+    }
+}
+
+/*
+ * 2^x for x < 2^22, relative error below 2e-7; below x = -126 it is 2^-126, which counts as nothing in a sum. The
+ * integer part comes from adding 1.5 2^23, which leaves no bits for a fraction; then a minimax polynomial in what
+ * remains, |f| <= 1/2 (found by Lawson's iteration). A NaN passes.
+ */
+floatv power(floatv x)
+{
+    x = x < -126.0f ? (floatv)(-126.0f) : x;
+    const floatv n = x + 12582912.0f, f = x - (n - 12582912.0f);
+    floatv p = (floatv)(1.3264728e-3f);
+    p = FMA(p, f, (floatv)(9.6715130e-3f));
+    p = FMA(p, f, (floatv)(5.5507336e-2f));
+    p = FMA(p, f, (floatv)(2.4022242e-1f));
+    p = FMA(p, f, (floatv)(6.9314700e-1f));
+    p = FMA(p, f, (floatv)(1.0f));
+    return p * as_floatv((as_uintv(n) << 23) + 0x3f800000u);
+}
 
 float highest(floatv v)
 {
@@ -31,143 +162,270 @@ float highest(floatv v)
     return max(max(x.x, x.y), max(x.z, x.w));
 }
 
-/* s[i][k] = scale <q_i, key k0 + k> for n keys of the tile's queries; -inf from key `limit` (+ i, if causal) on. */
-void scores(float *s, __global const float **q, __global const float *kp, int n, int k0, int limit, float scale)
+float total(floatv v)
 {
-    const int width = (n + PANEL - 1) / PANEL * PANEL;
-    for (int k = 0; k < width; k += PANEL) {
-        float t[TILE] ALIGNED;
-        for (int i = 0; i < 2 * ROWS; i++)
-            vstorev((floatv)(0.0f), i, t);
-        score(t, q, 1, kp + (long)(k0 + k) * D, D);
-        for (int i = 0; i < ROWS; i++) {
-            vstorev(vloadv(2 * i, t) * scale, 0, s + i * KEYS + k);
-            vstorev(vloadv(2 * i + 1, t) * scale, 1, s + i * KEYS + k);
-        }
-    }
-    for (int i = 0; i < ROWS; i++) {
-#ifdef CAUSAL
-        const int end = limit + i - k0;
+#if VW == 16
+    const float8 w = v.lo + v.hi;
+    const float4 x = w.lo + w.hi;
+#elif VW == 8
+    const float4 x = v.lo + v.hi;
 #else
-        const int end = limit - k0;
+    const float4 x = v;
 #endif
-        for (int k = max(end, 0); k < width; k++)
-            s[i * KEYS + k] = -INFINITY;
-    }
+    return (x.x + x.y) + (x.z + x.w);
 }
 
 /*
- * attn_vec: O[b, i, e] = sum_j softmax_j(scale <q_i, k_j>) v_j for each head e of each image b; all f32.
- *
- * q, O [B, Tq, E D] dense; packed: keys and values from attn_pack. -DCAUSAL: query i sees keys j <= i only (Tq = Tk).
- * Softmax is online (Milakov and Gimelshein 2018): over blocks of KEYS keys, with the sums so far scaled down whenever
- * the maximum grows.
- *
- * Work-item: ROWS queries of one head. Global size: (ceil(Tq / ROWS), B E); local 1. -D: D, VW, ROWS, CAUSAL.
- * Private memory: 4 ROWS (KEYS + D_PADDED) bytes and a little: 36 KiB for D = 512 with VW 16.
+ * One row of online softmax (Milakov and Gimelshein 2018): finds the highest score so far; where it has grown, what
+ * was summed with the old one is scaled down.
  */
-__kernel ONE_ITEM void attn_vec(__global float *o, __global const float *restrict q,
-                                __global const float *restrict packed, int Tq, int Tk, int E, float scale)
+float raise_top(float top, const float *s, int n, floatv *sum, float *acc)
 {
-    const int be = get_global_id(1), q0 = get_global_id(0) * ROWS;
-    const long row0 = (long)(be / E) * Tq;
-    const long keys_size = (long)((Tk + PANEL - 1) / PANEL) * PANEL * D;
-    __global const float *kp = packed + be * keys_size;
-    __global const float *vp = packed + get_global_size(1) * keys_size + (long)be * Tk * D_PADDED;
+    floatv most = vloadv(0, s);
+    for (int k = VW; k < n; k += VW)
+        most = max(most, vloadv(0, s + k));
+    const float peak = max(top, highest(most));
+    if (peak > top) {
+        const floatv decay = power((floatv)(top - peak));
+        *sum *= decay;
+        for (int d = 0; d < D; d += VW)
+            vstorev(vloadv(0, acc + d) * decay, 0, acc + d);
+    }
+    return peak;
+}
 
-    __global const float *queries[ROWS];
-    const float *weights[ROWS];
-    float s[ROWS * KEYS] ALIGNED, acc[ROWS * D_PADDED] ALIGNED, top[ROWS];
-    floatv sum[ROWS];
-    for (int i = 0; i < ROWS; i++) {
-        queries[i] = q + ((row0 + min(q0 + i, Tq - 1)) * E + be % E) * D;
-        weights[i] = s + i * KEYS;
+/*
+ * attn_vec: y. Global size: (ceil(T / step), B E); local 1. packed: by attn_kv.
+ * Private memory: 8 QUERIES D_PADDED + 4 QUERIES KEYS bytes and a little, 272 KiB for D = 512 with VW 16.
+ */
+__kernel ONE_ITEM void attn_vec(__global float *y, __global const float *restrict q,
+                                __global const float *restrict packed, int T, int S, int E, int step, float scale)
+{
+    const int be = get_global_id(1), q0 = get_global_id(0) * step, m = min(step, T - q0);
+    const long pitch = (long)E * D, row0 = ((long)(be / E) * T + q0) * pitch + be % E * D;
+    const long panels = (long)((S + PANEL - 1) / PANEL) * PANEL * D;
+    __global const float *kp = packed + be * (panels + (long)S * D_PADDED), *vr = kp + panels;
+
+    float x[QUERIES * D_PADDED] ALIGNED, acc[QUERIES * D_PADDED] ALIGNED, s[QUERIES * KEYS] ALIGNED, top[QUERIES];
+    floatv sum[QUERIES];
+    load_rows(x, q + row0, pitch, m, scale);
+    clear_rows(acc, m);
+    for (int i = 0; i < m; i++) {
         top[i] = -FLT_MAX;
         sum[i] = (floatv)(0.0f);
     }
-    for (int i = 0; i < ROWS * D_PADDED / VW; i++)
-        vstorev((floatv)(0.0f), i, acc);
 
 #ifdef CAUSAL
-    const int keys = min(q0 + ROWS, Tk), limit = q0 + 1;
+    const int keys = min(q0 + m, S);
 #else
-    const int keys = Tk, limit = Tk;
+    const int keys = S;
 #endif
     for (int k0 = 0; k0 < keys; k0 += KEYS) {
         const int n = min(KEYS, keys - k0);
-        scores(s, queries, kp, n, k0, limit, scale);
-        for (int i = 0; i < ROWS; i++) {
-            float *p = s + i * KEYS;
-            floatv m = vloadv(0, p), sums = (floatv)(0.0f);
-            for (int k = VW; k < n; k += VW)
-                m = max(m, vloadv(0, p + k));
-            const float peak = max(top[i], highest(m)), decay = exp(top[i] - peak);
+        scores(s, x, kp + (long)k0 * D, m, n);
+        hide(s, m, n, q0 - k0);
+        for (int i = 0; i < m; i++) {
+            float *const si = s + i * KEYS;
+            const float peak = top[i] = raise_top(top[i], si, n, &sum[i], acc + i * D_PADDED);
             for (int k = 0; k < n; k += VW) {
-                const floatv e = exp_clamped(vloadv(0, p + k) - peak);
-                vstorev(e, 0, p + k);
-                sums += e;
+                const floatv p = power(vloadv(0, si + k) - peak);
+                vstorev(p, 0, si + k);
+                sum[i] += p;
             }
-            top[i] = peak;
-            sum[i] = sum[i] * decay + sums;
-            for (int c = 0; c < V_PANELS; c++) {
-                vstorev(vloadv(2 * i, acc + c * TILE) * decay, 2 * i, acc + c * TILE);
-                vstorev(vloadv(2 * i + 1, acc + c * TILE) * decay, 2 * i + 1, acc + c * TILE);
-            }
-#if HALF_PANEL
-            vstorev(vloadv(i, acc + V_PANELS * TILE) * decay, i, acc + V_PANELS * TILE);
-#endif
         }
-        for (int c = 0; c < V_PANELS; c++)
-            mix(acc + c * TILE, weights, 1, vp + ((long)c * Tk + k0) * PANEL, n);
-#if HALF_PANEL
-        mix_half(acc + V_PANELS * TILE, weights, 1, vp + (long)V_PANELS * Tk * PANEL + (long)k0 * VW, n);
-#endif
+        sum_over_keys(acc, s, vr + (long)k0 * D_PADDED, m, n);
     }
 
-    for (int i = 0; i < min(ROWS, Tq - q0); i++) {
-        float total[VW], all = 0.0f;
-        vstorev(sum[i], 0, total);
-        for (int l = 0; l < VW; l++)
-            all += total[l];
-        __global float *to = o + ((row0 + q0 + i) * E + be % E) * D;
-        for (int d = 0; d < D; d += VW) {
-            const int c = d / PANEL, width = c < V_PANELS ? PANEL : VW;
-            store_part(vloadv(0, acc + c * TILE + i * width + d % PANEL) / all, to + d, D - d);
-        }
+    for (int i = 0; i < m; i++) {
+        const float factor = 1.0f / total(sum[i]);
+        for (int d = 0; d < D; d += VW)
+            store_part(vloadv(0, acc + i * D_PADDED + d) * factor, y + row0 + i * pitch + d, D - d);
     }
 }
 
 /*
- * attn_pack: kp[be][ceil(Tk / PANEL)][D][PANEL], keys along lanes, 0 beyond Tk; vp[be][panel][Tk][width]: V_PANELS
- * panels of width PANEL, then one of width VW if HALF_PANEL, 0 beyond D; be = image E + head. packed: all of kp, then
- * all of vp; k, v [B, Tk, E D] dense.
- *
- * Work-item: PANEL keys of one head. Global size: (ceil(Tk / PANEL), B E); local 1. -D: D, VW.
+ * attn_bq_vec: the gradient of q [B, T, E D], then L and D_t [B, E, T] for attn_bkv. Global size: (ceil(T / step), B E);
+ * local 1. packed: by attn_kv with -DGRAD.
+ * Private memory: 12 QUERIES D_PADDED + 8 QUERIES KEYS bytes and a little, 416 KiB for D = 512 with VW 16.
  */
-__kernel ONE_ITEM void attn_pack(__global float *packed, __global const float *restrict k,
-                                 __global const float *restrict v, int Tk, int E)
+__kernel ONE_ITEM void attn_bq_vec(__global float *out, __global const float *restrict q,
+                                   __global const float *restrict packed, __global const float *restrict y,
+                                   __global const float *restrict gy, int T, int S, int E, int step, float scale)
 {
-    const int be = get_global_id(1), j0 = get_global_id(0) * PANEL;
-    const long pitch = (long)E * D, first = ((long)(be / E) * Tk + j0) * pitch + be % E * D;
-    const long keys_size = (long)get_global_size(0) * PANEL * D;
-    __global float *kp = packed + be * keys_size + (long)j0 * D;
-    __global float *vp = packed + get_global_size(1) * keys_size + (long)be * Tk * D_PADDED;
+    const int be = get_global_id(1), q0 = get_global_id(0) * step, m = min(step, T - q0);
+    const long pitch = (long)E * D, row0 = ((long)(be / E) * T + q0) * pitch + be % E * D;
+    const long panels = (long)((S + PANEL - 1) / PANEL) * PANEL * D;
+    __global const float *kp = packed + be * (2 * panels + (long)S * D_PADDED), *vp = kp + panels, *kr = vp + panels;
+
+    float x[QUERIES * D_PADDED] ALIGNED, gx[QUERIES * D_PADDED] ALIGNED, acc[QUERIES * D_PADDED] ALIGNED;
+    float s[QUERIES * KEYS] ALIGNED, g[QUERIES * KEYS] ALIGNED, top[QUERIES], delta[QUERIES];
+    floatv sum[QUERIES];
+    load_rows(x, q + row0, pitch, m, scale);
+    load_rows(gx, gy + row0, pitch, m, 1.0f);
+    clear_rows(acc, m);
+    for (int i = 0; i < m; i++) {
+        floatv t = (floatv)(0.0f);
+        for (int d = 0; d < D; d += VW)
+            t = FMA(load_part(y + row0 + i * pitch + d, D - d), vloadv(0, gx + i * D_PADDED + d), t);
+        delta[i] = total(t);
+        top[i] = -FLT_MAX;
+        sum[i] = (floatv)(0.0f);
+    }
+
+#ifdef CAUSAL
+    const int keys = min(q0 + m, S);
+#else
+    const int keys = S;
+#endif
+    for (int k0 = 0; k0 < keys; k0 += KEYS) {
+        const int n = min(KEYS, keys - k0);
+        scores(s, x, kp + (long)k0 * D, m, n);
+        scores(g, gx, vp + (long)k0 * D, m, n);
+        hide(s, m, n, q0 - k0);
+        for (int i = 0; i < m; i++) {
+            float *const si = s + i * KEYS, *const gi = g + i * KEYS;
+            const float peak = top[i] = raise_top(top[i], si, n, &sum[i], acc + i * D_PADDED);
+            for (int k = 0; k < n; k += VW) {
+                const floatv p = power(vloadv(0, si + k) - peak);
+                vstorev(p * (vloadv(0, gi + k) - delta[i]), 0, gi + k);
+                sum[i] += p;
+            }
+        }
+        sum_over_keys(acc, g, kr + (long)k0 * D_PADDED, m, n);
+    }
+
+    const long rows = (long)get_global_size(1) * T;
+    __global float *const stats = out + rows * D + (long)be * T + q0;
+    for (int i = 0; i < m; i++) {
+        const float all = total(sum[i]), factor = scale * LN2 / all;
+        for (int d = 0; d < D; d += VW)
+            store_part(vloadv(0, acc + i * D_PADDED + d) * factor, out + row0 + i * pitch + d, D - d);
+        stats[i] = top[i] + log2(all);
+        stats[rows + i] = delta[i];
+    }
+}
+
+/*
+ * attn_bkv_vec: by each part of `span` queries the gradients of k, then of v. A work-item takes `step` keys of a head.
+ * Global size: (ceil(S / step), B E, parts); local 1. packed: as for attn_bq_vec; bq: its result.
+ * Private memory: 8 (QUERIES + KEYS) D_PADDED + 8 QUERIES KEYS bytes, 544 KiB for D = 512 with VW 16.
+ */
+__kernel ONE_ITEM void attn_bkv_vec(__global float *out, __global const float *restrict q,
+                                    __global const float *restrict packed, __global const float *restrict gy,
+                                    __global const float *restrict bq, int T, int S, int E, int step, int span,
+                                    float scale)
+{
+    const int be = get_global_id(1), k0 = get_global_id(0) * step, n = min(step, S - k0);
+    const int begin = get_global_id(2) * span, end = min(begin + span, T);
+    const long pitch = (long)E * D, head = (long)(be / E) * T * pitch + be % E * D, rows = (long)get_global_size(1) * T;
+    const long panels = (long)((S + PANEL - 1) / PANEL) * PANEL * D;
+    __global const float *kp = packed + be * (2 * panels + (long)S * D_PADDED) + (long)k0 * D, *vp = kp + panels;
+    __global const float *stats = bq + rows * D + (long)be * T;
+
+    float x[QUERIES * D_PADDED] ALIGNED, gx[QUERIES * D_PADDED] ALIGNED;
+    float gk[KEYS * D_PADDED] ALIGNED, gv[KEYS * D_PADDED] ALIGNED;
+    float s[QUERIES * KEYS] ALIGNED, g[QUERIES * KEYS] ALIGNED;
+    clear_rows(gk, n);
+    clear_rows(gv, n);
+
+#ifdef CAUSAL
+    const int first = max(begin, k0);
+#else
+    const int first = begin;
+#endif
+    for (int q0 = first; q0 < end; q0 += QUERIES) {
+        const int m = min(QUERIES, end - q0);
+        load_rows(x, q + head + q0 * pitch, pitch, m, scale);
+        load_rows(gx, gy + head + q0 * pitch, pitch, m, 1.0f);
+        scores(s, x, kp, m, n);
+        scores(g, gx, vp, m, n);
+        hide(s, m, n, q0 - k0);
+        for (int i = 0; i < m; i++) {
+            float *const si = s + i * KEYS, *const gi = g + i * KEYS;
+            const float lse = stats[q0 + i], delta = stats[rows + q0 + i];
+            for (int k = 0; k < n; k += VW) {
+                const floatv p = power(vloadv(0, si + k) - lse);
+                vstorev(p, 0, si + k);
+                vstorev(p * (vloadv(0, gi + k) - delta), 0, gi + k);
+            }
+        }
+        sum_over_queries(gk, g, x, m, n);
+        sum_over_queries(gv, s, gx, m, n);
+    }
+
+    const long values = (long)get_global_size(1) * S * D;
+    out += 2 * get_global_id(2) * values + ((long)(be / E) * S + k0) * pitch + be % E * D;
+    for (int i = 0; i < n; i++)
+        for (int d = 0; d < D; d += VW) {
+            store_part(vloadv(0, gk + i * D_PADDED + d) * LN2, out + i * pitch + d, D - d);
+            store_part(vloadv(0, gv + i * D_PADDED + d), out + values + i * pitch + d, D - d);
+        }
+}
+
+/* Transposes VW vectors: log2(VW) perfect shuffles of the concatenated rows and columns. */
+void transpose(floatv t[VW])
+{
+#pragma unroll
+    for (int h = 1; h < VW; h *= 2) {
+        floatv u[VW];
+#pragma unroll
+        for (int i = 0; i < VW / 2; i++) {
+            u[2 * i].even = t[i].lo;
+            u[2 * i].odd = t[i + VW / 2].lo;
+            u[2 * i + 1].even = t[i].hi;
+            u[2 * i + 1].odd = t[i + VW / 2].hi;
+        }
+#pragma unroll
+        for (int i = 0; i < VW; i++)
+            t[i] = u[i];
+    }
+}
+
+/* to[d][j] = x[j pitch + d] for PANEL rows of which `left` exist, 0 beyond; vectors without any row are left out. */
+void pack_panel(__global float *to, __global const float *x, long pitch, int left)
+{
+    for (int j = 0; j < min(PANEL, left); j += VW)
+        for (int d = 0; d < D; d += VW) {
+            floatv t[VW];
+#pragma unroll
+            for (int i = 0; i < VW; i++)
+                t[i] = j + i < left ? load_part(x + (j + i) * pitch + d, D - d) : (floatv)(0.0f);
+            transpose(t);
+#pragma unroll
+            for (int i = 0; i < VW; i++)
+                if (d + i < D)
+                    vstoreg(t[i], 0, to + (d + i) * PANEL + j);
+        }
+}
+
+/*
+ * attn_kv: for each head the keys, [ceil(S / PANEL)][D][PANEL], along lanes; with -DGRAD the values likewise; then
+ * the values, with -DGRAD the keys, [S][D_PADDED], 0 beyond D.
+ *
+ * Work-item: PANEL keys of one head. Global size: (ceil(S / PANEL), B E); local 1.
+ */
+__kernel ONE_ITEM void attn_kv(__global float *packed, __global const float *restrict k,
+                                 __global const float *restrict v, int S, int E)
+{
+    const int be = get_global_id(1), k0 = get_global_id(0) * PANEL, left = S - k0;
+    const long pitch = (long)E * D, first = ((long)(be / E) * S + k0) * pitch + be % E * D;
+    const long panels = (long)get_global_size(0) * PANEL * D;
     k += first;
     v += first;
-
-    float t[VW * PANEL];
-    for (int d = 0; d < D; d += VW) {
-        load_block(t, PANEL, k + d, pitch, 1, Tk - j0, D - d);
-        load_block(t + VW, PANEL, k + VW * pitch + d, pitch, 1, Tk - j0 - VW, D - d);
-        for (int i = 0; i < 2 * min(VW, D - d); i++)
-            vstorev(vloadv(i, t), 2 * d + i, kp);
-    }
-    for (int j = 0; j < min(PANEL, Tk - j0); j++) {
-        for (int d = 0; d < D; d += VW) {
-            const int c = d / PANEL, width = c < V_PANELS ? PANEL : VW;
-            vstorev(load_part(v + j * pitch + d, D - d), 0, vp + (long)c * Tk * PANEL + (j0 + j) * width + d % PANEL);
-        }
-    }
+#ifdef GRAD
+    packed += be * (2 * panels + (long)S * D_PADDED);
+    pack_panel(packed + (long)k0 * D, k, pitch, left);
+    packed += panels;
+    pack_panel(packed + (long)k0 * D, v, pitch, left);
+    v = k;
+#else
+    packed += be * (panels + (long)S * D_PADDED);
+    pack_panel(packed + (long)k0 * D, k, pitch, left);
+#endif
+    packed += panels + (long)k0 * D_PADDED;
+    for (int i = 0; i < min(PANEL, left); i++)
+        for (int d = 0; d < D; d += VW)
+            vstoreg(load_part(v + i * pitch + d, D - d), 0, packed + i * D_PADDED + d);
 }
 
 #endif /* VW > 1 */

@@ -8,6 +8,7 @@
  *   ACT  0..4             activation of an epilogue: none, silu, gelu (erf), quick gelu, relu
  *   BIAS ROW RES          optional inputs of an epilogue, see store_tile()
  *   ROWS                  rows of the register tile of a `_vec` kernel
+ *   WG                    items of a work-group that sums, see sum_group()
  */
 
 #define CAT_(a, b) a##b
@@ -129,13 +130,11 @@ floatv exp_clamped(floatv x)
 }
 
 /*
- * x Phi(x), the gelu with the error function, as max(x, 0) - a Phi(-a), a = |x|, where Phi(-a) = e^-L(a) and L is a
- * polynomial fitted to the weighted error a Phi(-a). Absolute error below 6e-8 for x < 0, relative below 3e-7 for x >
- * 0; free of the cancellation in 1 + erf(x / sqrt 2). From a = 5.6 on the second term (6e-8) is held constant.
+ * Phi(-a), a >= 0, Phi the normal distribution, as e^-L(a) with a polynomial L fitted to the weighted error a Phi(-a), so that a
+ * times it is within 6e-8; 1 / 2 at 0. From a = 5.6 on (1.1e-8) it is held constant.
  */
-floatv gelu(floatv x)
+floatv normal_tail(floatv a)
 {
-    floatv a = fabs(x);
     a = a > 5.6f ? (floatv)(5.6f) : a;
     floatv p = (floatv)(-1.4211170e-6f);
     p = FMA(p, a, (floatv)(2.0840214e-5f));
@@ -146,7 +145,18 @@ floatv gelu(floatv x)
     p = FMA(p, a, (floatv)(-3.1827980e-1f));
     p = FMA(p, a, (floatv)(-7.9788727e-1f));
     p = FMA(p, a, (floatv)(-6.9314718e-1f));
-    return (x > 0.0f ? x : (floatv)(0.0f)) - a * exp_clamped(p);
+    return exp_clamped(p);
+}
+
+/*
+ * x Phi(x), the gelu with the error function, as max(x, 0) - a Phi(-a), a = |x|. Absolute error below 6e-8 for x < 0, relative below
+ * 3e-7 for x > 0; free of the cancellation in 1 + erf(x / sqrt 2). From a = 5.6 on the second term (6e-8) is held constant.
+ */
+floatv gelu(floatv x)
+{
+    floatv a = fabs(x);
+    a = a > 5.6f ? (floatv)(5.6f) : a;
+    return (x > 0.0f ? x : (floatv)(0.0f)) - a * normal_tail(a);
 }
 
 floatv silu(floatv x)
@@ -297,6 +307,15 @@ void store_part(floatv v, __global float *p, int left)
         p[l] = t[l];
 }
 
+float sum_lanes(floatv v)
+{
+    float t[VW], s = 0.0f;
+    vstorev(v, 0, t);
+    for (int l = 0; l < VW; l++)
+        s += t[l];
+    return s;
+}
+
 /* One vector of a tile's row to y[m, n..], of which the first `left` columns exist. */
 void store_vector(__global float *y, EPILOGUE_PARAMS floatv v, int N, int row_span, int m, int n, int left)
 {
@@ -356,4 +375,51 @@ void load_block(float *t, int pitch, __global const source *src, long s_n, long 
     }
 }
 
+#else /* the same names for kernels that run with one lane too: a scalar is never partial */
+
+float load_part(__global const float *p, int left)
+{
+    return *p;
+}
+
+void store_part(floatv v, __global float *p, int left)
+{
+    *p = v;
+}
+
+float sum_lanes(floatv v)
+{
+    return v;
+}
+
 #endif /* VW > 1 */
+
+/*
+ * ---- Blocks of a tensor [rows, n], see ac_rows_grid(). ----
+ *
+ * The last parameters of a kernel, and the block that a work-item takes: rows r0..r1, columns c0..c1. Global size: blocks across
+ * times blocks down; `across` blocks of cspan columns go fastest, a block has rspan rows.
+ */
+#define GRID_PARAMS int rows, int n, int across, int cspan, int rspan
+#define GRID_BLOCK                                                                                                     \
+    const int c0 = get_global_id(0) % across * cspan, c1 = min(c0 + cspan, n);                                         \
+    const int r0 = get_global_id(0) / across * rspan, r1 = min(r0 + rspan, rows);
+
+#ifdef WG
+
+/* Sum over a work-group of one dimension, the same in every item; `t` WG floats, WG a power of two. */
+float sum_group(float v, __local float *t)
+{
+    const int l = get_local_id(0);
+    barrier(CLK_LOCAL_MEM_FENCE);
+    t[l] = v;
+    barrier(CLK_LOCAL_MEM_FENCE);
+    for (int h = WG / 2; h > 0; h /= 2) {
+        if (l < h)
+            t[l] += t[l + h];
+        barrier(CLK_LOCAL_MEM_FENCE);
+    }
+    return t[0];
+}
+
+#endif

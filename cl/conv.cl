@@ -10,6 +10,50 @@
 DEFINE_MULTIPLY(multiply, __global, PANEL_SPACE, 2)
 
 /*
+ * ---- The gradient of a convolution's input: along an axis, the taps t of `size` that read input row i + before are those
+ * with t = i + before modulo the stride. The rows i of one class modulo the stride, a phase, are therefore a convolution
+ * of stride 1 of the output's gradient with every stride-th tap, in reverse: tap u of phase p is t = first + stride
+ * (taps - 1 - u), and row p + stride n reads the rows n - pad + u. ----
+ */
+int phase_first(int phase, int before, int stride)
+{
+    return (phase + before) % stride;
+}
+
+int phase_taps(int phase, int before, int size, int stride)
+{
+    return (size - phase_first(phase, before, stride) + stride - 1) / stride; /* first < stride: never negative */
+}
+
+/* Taps of the phases before this one. */
+int phase_offset(int phase, int before, int size, int stride)
+{
+    int taps = 0;
+    for (int p = 0; p < phase; p++)
+        taps += phase_taps(p, before, size, stride);
+    return taps;
+}
+
+int phase_pad(int phase, int before, int size, int stride)
+{
+    return phase_taps(phase, before, size, stride) - 1 - (phase + before) / stride;
+}
+
+#ifdef PHASES
+/* As store_tile(), to the pixels (p + stride i, q + stride j), i < OH, j < OW, of images [lines, columns]. */
+void store_phase(__global float *y, EPILOGUE_PARAMS const float *t, int M, int N, int m0, int n0, int OH, int OW, int p,
+                 int q, int stride, int lines, int columns)
+{
+    for (int i = 0; i < min(ROWS, M - m0); i++) {
+        const int line = (m0 + i) / OW, to = line / OH * lines + p + line % OH * stride;
+        const int at = to * columns + q + (m0 + i) % OW * stride;
+        for (int j = 0; j < 2; j++)
+            store_vector(y, EPILOGUE_ARGS vloadv(2 * i + j, t), N, lines * columns, at, n0 + j * VW, N - n0 - j * VW);
+    }
+}
+#endif
+
+/*
  * conv_vec: Y [B, OH, OW, K] = epilogue(conv(X [B, H, W, C], filters [K, C, R, S])), all f32 but the packed filters.
  *
  *   acc[b, oy, ox, k] = sum_{r, s, c} X[b, oy sy - pt + r, ox sx - pl + s, c] w[k, c, r, s],  X = 0 outside
@@ -22,7 +66,11 @@ DEFINE_MULTIPLY(multiply, __global, PANEL_SPACE, 2)
  * Global size: (panels, runs), panels = ceil(K / PANEL), runs = ceil(M / (ROWS run)); local 1. run: as in matmul_vec.
  * zeros: DEPTH floats 0. (sy, sx) stride, (pt, pl) padding at top and left; what lies at bottom and right follows from
  * OH and OW.
- * -D: VW, WT, ROWS, ACT, BIAS, ROW, RES, UPSAMPLE. Limits: M < 2^31 - 144; Hv H, Wv W, C S < 2^31.
+ * PHASES, of the value of the stride s of the forward pass: the gradient of a convolution's input instead. X is that of the
+ * output, [B, H, W, C], the filters [C, K, R, S] are packed by conv_bx_pack, Y is the gradient of the input, pt and pl its
+ * padding; sy = sx = 1. A work-item makes pixels of phase (gid2 / s, gid2 % s). Global size: (panels, runs, s s),
+ * runs for the largest phase, which is the first.
+ * -D: VW, WT, ROWS, ACT, BIAS, ROW, RES, UPSAMPLE, PHASES. Limits: M < 2^31 - 144; Hv H, Wv W, C S < 2^31.
  * Private memory with VW 16: 84 KiB, 20 with WT 0.
  */
 __kernel ONE_ITEM void conv_vec(__global float *y, __global const float *restrict x, __global const weight *restrict w,
@@ -37,8 +85,21 @@ __kernel ONE_ITEM void conv_vec(__global float *y, __global const float *restric
     const int Hv = H, Wv = W;
 #endif
     const int panel = get_global_id(0), m0 = get_global_id(1) * ROWS * run;
-    const int tiles = min(run, (M - m0 + ROWS - 1) / ROWS);
     w += (long)panel * R * S * C * PANEL;
+#ifdef PHASES
+    const int py = get_global_id(2) / PHASES, px = get_global_id(2) % PHASES, lines = OH, columns = OW;
+    const int taps = phase_offset(py, pt, R, PHASES) * S + phase_taps(py, pt, R, PHASES) * phase_offset(px, pl, S, PHASES);
+    w += (long)taps * C * PANEL;
+    OH = (lines - py + PHASES - 1) / PHASES;
+    OW = (columns - px + PHASES - 1) / PHASES;
+    M = M / (lines * columns) * OH * OW;
+    const int up = phase_pad(py, pt, R, PHASES), to_left = phase_pad(px, pl, S, PHASES);
+    R = phase_taps(py, pt, R, PHASES);
+    S = phase_taps(px, pl, S, PHASES);
+    pt = up;
+    pl = to_left;
+#endif
+    const int tiles = min(run, (M - m0 + ROWS - 1) / ROWS);
 
     /* Of each pixel: its image, and the place of its filter's corner there. Pixels beyond M repeat the last one. */
     long image[RUN * ROWS];
@@ -61,7 +122,7 @@ __kernel ONE_ITEM void conv_vec(__global float *y, __global const float *restric
         vstorev((floatv)(0.0f), i, t);
 
     /* q = s C + c runs over a line of the filter, in NHWC also over memory: at one go where all taps are inside. */
-    const int Q = S * C, blocks = (Q + DEPTH - 1) / DEPTH, depth = (Q + blocks - 1) / blocks;
+    const int Q = S * C, blocks = max((Q + DEPTH - 1) / DEPTH, 1), depth = (Q + blocks - 1) / blocks;
     for (int r = 0; r < R; r++, w += (long)Q * PANEL) {
         for (int q0 = 0; q0 < Q; q0 += depth) {
             const int end = min(q0 + depth, Q);
@@ -86,7 +147,12 @@ __kernel ONE_ITEM void conv_vec(__global float *y, __global const float *restric
         }
     }
     for (int j = 0; j < tiles; j++)
+#ifdef PHASES
+        store_phase(y, EPILOGUE_ARGS t + j * TILE, M, K, m0 + j * ROWS, panel * PANEL, OH, OW, py, px, PHASES, lines,
+                    columns);
+#else
         store_tile(y, EPILOGUE_ARGS t + j * TILE, M, K, OH * OW, m0 + j * ROWS, panel * PANEL);
+#endif
 }
 
 /*
@@ -113,6 +179,39 @@ __kernel ONE_ITEM void conv_pack(__global weight *packed, __global const source 
             store_weight(vloadv(2 * i + 1, t), to + 1, packed);
         }
     }
+}
+
+/*
+ * conv_bx_pack: the same for the gradient of a convolution's input, where output channels k are summed over and input
+ * channels c are lanes: packed[panel, place, k, lane] = w[k, c, r, s], c = panel PANEL + lane, 0 for c >= C. Taps (r, s)
+ * are placed by phase: (p, q) in order, then those of one in reverse.
+ *
+ * Work-item: PACK_ROWS of the k for one panel. Global size: (ceil(K / PACK_ROWS), panels); local 1. -D: VW, WT, ST.
+ */
+#define PACK_ROWS 16
+__kernel ONE_ITEM void conv_bx_pack(__global weight *packed, __global const source *restrict w, int K, int C, int R, int S,
+                                    int stride, int pt, int pl)
+{
+    const int panel = get_global_id(1), c0 = panel * PANEL, lanes = min(PANEL, C - c0), taps = R * S;
+    const int k_begin = get_global_id(0) * PACK_ROWS, k_end = min(k_begin + PACK_ROWS, K);
+    packed += (long)panel * taps * K * PANEL;
+    float t[PANEL];
+    for (int l = lanes; l < PANEL; l++)
+        t[l] = 0.0f;
+    for (int r = 0; r < R; r++)
+        for (int s = 0; s < S; s++) {
+            const int p = ((r - pt) % stride + stride) % stride, q = ((s - pl) % stride + stride) % stride;
+            const int P = phase_taps(p, pt, R, stride), Q = phase_taps(q, pl, S, stride);
+            const int place = phase_offset(p, pt, R, stride) * S + P * phase_offset(q, pl, S, stride) +
+                              (P - 1 - r / stride) * Q + Q - 1 - s / stride;
+            for (int k = k_begin; k < k_end; k++) {
+                __global const source *from = w + ((long)k * C + c0) * taps + r * S + s;
+                for (int l = 0; l < lanes; l++)
+                    t[l] = load_one(l * taps, from);
+                store_weight(vloadv(0, t), 2 * (place * K + k), packed);
+                store_weight(vloadv(1, t), 2 * (place * K + k) + 1, packed);
+            }
+        }
 }
 
 #endif /* VW > 1 */

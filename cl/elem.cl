@@ -22,6 +22,43 @@
 #define u_quick_gelu(x, a, b) quick_gelu(x)
 #define u_clamp(x, a, b)      ((x) < (a) ? (floatv)(a) : (x) > (b) ? (floatv)(b) : (x))
 
+#define u_leaky_relu(x, a, b) ((x) > 0.0f ? (x) : (a) * (x))
+#define u_pow(x, a, b)        pow(x, (floatv)(a))
+#define u_abs(x, a, b)        fabs(x)
+
+/* Their derivatives, times g. */
+#define d_leaky_relu_bx(x, g, a, b) ((x) > 0.0f ? (g) : (a) * (g))
+#define d_clamp_bx(x, g, a, b)      ((x) < (a) || (x) > (b) ? (floatv)(0.0f) : (g))
+#define d_abs_bx(x, g, a, b)        ((x) > 0.0f ? (g) : (x) < 0.0f ? -(g) : (floatv)(0.0f))
+#define d_silu_bx(x, g, a, b)       ((g) * swish_slope(x, 1.0f))
+#define d_gelu_bx(x, g, a, b)       ((g) * gelu_slope(x))
+#define d_quick_gelu_bx(x, g, a, b) ((g) * swish_slope(x, 1.702f))
+
+/* Of x s, s = sigmoid(k x): s + k x s (1 - s). */
+floatv swish_slope(floatv x, float k)
+{
+    const floatv s = 1.0f / (1.0f + exp_clamped(-k * x));
+    return s * FMA(k * x, 1.0f - s, (floatv)(1.0f));
+}
+
+/* The normal distribution's density and its integral from minus infinity. */
+floatv normal(floatv x)
+{
+    return 0.39894228f * exp_clamped(-0.5f * x * x);
+}
+
+floatv normal_sum(floatv x)
+{
+    const floatv tail = normal_tail(fabs(x));
+    return x > 0.0f ? 1.0f - tail : tail;
+}
+
+/* Of x Phi(x): Phi(x) + x phi(x). */
+floatv gelu_slope(floatv x)
+{
+    return FMA(x, normal(x), normal_sum(x));
+}
+
 #define b_add(a, b) ((a) + (b))
 #define b_sub(a, b) ((a) - (b))
 #define b_mul(a, b) ((a) * (b))
@@ -64,50 +101,98 @@ __kernel void unary(__global float *y, __global const float *x, int n, float a, 
 
 #endif
 
-#ifdef B
+#ifdef D
 
-/* binary_same: y[i] = B(a[i], b[i]). y may be a's buffer. Global size: ceil(n / (VW SPAN)). -D: B, VW, SPAN. */
-__kernel void binary_same(__global float *y, __global const float *a, __global const float *b, int n)
+/* unary_bx: gx[i] = D(x[i], gy[i]; a, b). gx may be x's buffer. Global size: ceil(n / (VW SPAN)). -D: D, VW, SPAN. */
+__kernel void unary_bx(__global float *gx, __global const float *x, __global const float *gy, int n, float a, float b)
 {
     const int begin = get_global_id(0) * VW * SPAN, end = min(begin + VW * SPAN, n);
     int i = begin;
     for (; i + VW <= end; i += VW) {
-        const floatv u = vloadv(0, a + i), v = vloadv(0, b + i);
-        vstorev(B(u, v), 0, y + i);
+        const floatv v = vloadv(0, x + i), g = vloadv(0, gy + i);
+        vstorev(D(v, g, a, b), 0, gx + i);
     }
 #if VW > 1
     if (i < end) {
-        const floatv u = load_part(a + i, end - i), v = load_part(b + i, end - i);
-        store_part(B(u, v), y + i, end - i);
+        const floatv v = load_part(x + i, end - i), g = load_part(gy + i, end - i);
+        store_part(D(v, g, a, b), gx + i, end - i);
     }
 #endif
+}
+
+#endif
+
+#ifdef B
+
+/*
+ * binary: y[r, c] = B(a[r, c], b[r, c]) where row r = (i0, i1, i2) of an operand begins at the sum of its steps i0 a0 + i1 a1 + i2 a2
+ * and goes on in steps of SA (SB) elements, 1 or 0: it repeats. d1, d2: sizes of the last two of the three dimensions. y may be a's
+ * buffer when a does not repeat. Work-item: GRID_BLOCK. -D: B, SA, SB, VW.
+ */
+__kernel void binary(__global float *y, __global const float *a, __global const float *b, int d1, int d2, int a0, int a1, int a2, int b0,
+                     int b1, int b2, GRID_PARAMS)
+{
+    GRID_BLOCK
+    int i2 = r0 % d2, i1 = r0 / d2 % d1, i0 = r0 / d2 / d1;
+    for (int r = r0; r < r1; r++) {
+        __global const float *ra = a + (i0 * a0 + i1 * a1 + i2 * a2), *rb = b + (i0 * b0 + i1 * b1 + i2 * b2);
+        __global float *ry = y + (long)r * n;
+        int c = c0;
+        for (; c + VW <= c1; c += VW) {
+            const floatv u = SA ? vloadv(0, ra + c) : (floatv)(ra[0]), v = SB ? vloadv(0, rb + c) : (floatv)(rb[0]);
+            vstorev(B(u, v), 0, ry + c);
+        }
+        for (; c < c1; c++)
+            ry[c] = B(ra[c * SA], rb[c * SB]);
+        i1 += ++i2 == d2;
+        i2 = i2 == d2 ? 0 : i2;
+        i0 += i1 == d1;
+        i1 = i1 == d1 ? 0 : i1;
+    }
+}
+
+#endif
+
+#if VW > 1 && !defined(U) && !defined(B) && !defined(D)
+
+/* geglu: y[m, j] = x[m, j] gelu(x[m, n + j]), x [rows, 2n]. Work-item: GRID_BLOCK of y. -D: VW. */
+__kernel void geglu(__global float *y, __global const float *restrict x, GRID_PARAMS)
+{
+    GRID_BLOCK
+    for (int r = r0; r < r1; r++) {
+        __global const float *a = x + (long)r * 2 * n, *b = a + n;
+        __global float *ry = y + (long)r * n;
+        int c = c0;
+        for (; c + VW <= c1; c += VW)
+            vstorev(vloadv(0, a + c) * gelu(vloadv(0, b + c)), 0, ry + c);
+        if (c < c1)
+            store_part(load_part(a + c, c1 - c) * gelu(load_part(b + c, c1 - c)), ry + c, c1 - c);
+    }
 }
 
 /*
- * binary_any: y[i0,i1,i2,i3] = B(a[...], b[...]) with strides a0..a3 and b0..b3 in elements, 0 where an operand repeats.
- * n elements in all; d1..d3: sizes of the last three dimensions. y may be a's buffer when a does not repeat. Global size: n.
+ * geglu_bx: the gradients of both halves, gx[m, j] = g gelu(b), gx[m, n + j] = g a gelu'(b) with a = x[m, j], b = x[m, n + j],
+ * g = gy[m, j]. Work-item: GRID_BLOCK of gy. -D: VW.
  */
-__kernel void binary_any(__global float *y, __global const float *a, __global const float *b, int n, int d1, int d2, int d3,
-                         int a0, int a1, int a2, int a3, int b0, int b1, int b2, int b3)
+__kernel void geglu_bx(__global float *gx, __global const float *restrict x, __global const float *restrict gy, GRID_PARAMS)
 {
-    const int i = get_global_id(0);
-    if (i >= n)
-        return;
-    const int i3 = i % d3, i2 = i / d3 % d2, i1 = i / d3 / d2 % d1, i0 = i / d3 / d2 / d1;
-    const float u = a[i0 * a0 + i1 * a1 + i2 * a2 + i3 * a3], v = b[i0 * b0 + i1 * b1 + i2 * b2 + i3 * b3];
-    y[i] = B(u, v);
-}
-
-#endif
-
-/* geglu: y[m, j] = x[m, j] gelu(x[m, N + j]); n = elements of y, N its width. Global size: n. */
-#if VW == 1
-__kernel void geglu(__global float *y, __global const float *restrict x, int n, int N)
-{
-    const int i = get_global_id(0);
-    if (i < n) {
-        const long at = (long)(i / N) * 2 * N + i % N;
-        y[i] = x[at] * gelu(x[at + N]);
+    GRID_BLOCK
+    for (int r = r0; r < r1; r++) {
+        __global const float *ra = x + (long)r * 2 * n, *rb = ra + n, *rg = gy + (long)r * n;
+        __global float *ga = gx + (long)r * 2 * n, *gb = ga + n;
+        int c = c0;
+        for (; c + VW <= c1; c += VW) {
+            const floatv b = vloadv(0, rb + c), g = vloadv(0, rg + c), phi = normal(b), Phi = normal_sum(b);
+            vstorev(g * b * Phi, 0, ga + c);
+            vstorev(g * vloadv(0, ra + c) * FMA(b, phi, Phi), 0, gb + c);
+        }
+        if (c < c1) {
+            const int left = c1 - c;
+            const floatv b = load_part(rb + c, left), g = load_part(rg + c, left), phi = normal(b), Phi = normal_sum(b);
+            store_part(g * b * Phi, ga + c, left);
+            store_part(g * load_part(ra + c, left) * FMA(b, phi, Phi), gb + c, left);
+        }
     }
 }
+
 #endif

@@ -8,6 +8,41 @@ __kernel void embed_any(__global float *y, __global const source *restrict table
         y[i] = load_one((long)clamp(ids[i / C], 0, V - 1) * C + i % C, table);
 }
 
+#ifdef SPAN
+
+/*
+ * embed_bx: y[v, c] = sum of gy[m, c] over the m with ids[m] = v, in order of m; ids are clamped as in embed_any. n ids, y [V, C].
+ * Work-item: `rows` rows of y, SPAN vectors of channels, all ids; nobody else writes there. Global size: (ceil(C / (VW SPAN)),
+ * ceil(V / rows)). -D: VW, SPAN.
+ */
+__kernel void embed_bx(__global float *y, __global const int *restrict ids, __global const float *restrict gy, int n, int V, int C, int rows)
+{
+    const int c0 = get_global_id(0) * VW * SPAN, c1 = min(c0 + VW * SPAN, C), whole = c0 + (c1 - c0) / VW * VW;
+    const int v0 = get_global_id(1) * rows, v1 = min(v0 + rows, V);
+    if (c0 >= C)
+        return;
+    for (int v = v0; v < v1; v++) {
+        __global float *at = y + (long)v * C;
+        for (int c = c0; c < whole; c += VW)
+            vstorev((floatv)(0.0f), 0, at + c);
+        for (int c = whole; c < c1; c++)
+            at[c] = 0.0f;
+    }
+    for (int m = 0; m < n; m++) {
+        const int v = clamp(ids[m], 0, V - 1);
+        if (v < v0 || v >= v1)
+            continue;
+        __global float *at = y + (long)v * C;
+        __global const float *add = gy + (long)m * C;
+        for (int c = c0; c < whole; c += VW)
+            vstorev(vloadv(0, at + c) + vloadv(0, add + c), 0, at + c);
+        for (int c = whole; c < c1; c++)
+            at[c] += add[c];
+    }
+}
+
+#endif
+
 /*
  * time_embed_any: y[b] = [sin(t f_i) | cos(t f_i)], flip: cosines first; f_i = exp(-ln(10000) i / (half - shift)), i < half.
  * Work-item: one frequency of one b. Global size: B half.

@@ -308,6 +308,50 @@ __kernel void conv_any(__global float *y, __global const float *restrict x, __gl
 }
 
 /*
+ * conv_bx_any: gradient of a convolution's input, gx [B, H, W, C] = epilogue(sum over the taps (r, s) of the output pixels
+ * (i, j) that read a pixel, and their channels k, of gy[b, i, j, k] w[k, c, r, s]); gy [B, OH, OW, K], w [K, C, R, S].
+ * Work-item: one element of gx. Global size: that of gx, given as `count`. -D: WT, ACT, BIAS, ROW, RES. up_h, up_w: H, W.
+ */
+__kernel void conv_bx_any(__global float *gx, __global const float *restrict gy, __global const weight *restrict w,
+                          EPILOGUE_PARAMS int count, int K, GEOMETRY_PARAMS)
+{
+    const int at = get_global_id(0), c = at % C, m = at / C, y = m / W % H, b = m / W / H;
+    if (at >= count)
+        return;
+    float sum = 0.0f;
+    for (int r = 0; r < R; r++)
+        for (int s = 0; s < S; s++) {
+            const int i = y + top - r, j = m % W + left - s;
+            if (i < 0 || j < 0 || i % stride || j % stride || i / stride >= OH || j / stride >= OW)
+                continue;
+            __global const float *from = gy + (((long)b * OH + i / stride) * OW + j / stride) * K;
+            for (int k = 0; k < K; k++)
+                sum = FMA(from[k], load_weight((((long)k * C + c) * R + r) * S + s, w), sum);
+        }
+    gx[at] = finish(EPILOGUE_ARGS sum, c, (long)b * C, at);
+}
+
+/*
+ * conv_bw_any: gradient of a convolution's filters, gw[k, c, r, s] = sum over output pixels m of gy[m, k] X[m, r, s, c],
+ * where X is the input pixel that tap (r, s) of m reads; gy [pixels, K].
+ * Work-item: one element of gw. Global size: that of gw, given as `count`.
+ */
+__kernel void conv_bw_any(__global float *gw, __global const float *restrict x, __global const float *restrict gy, int count,
+                          int pixels, int K, GEOMETRY_PARAMS)
+{
+    const int at = get_global_id(0), s = at % S, r = at / S % R, c = at / S / R % C, k = at / S / R / C;
+    if (at >= count)
+        return;
+    float sum = 0.0f;
+    for (int m = 0; m < pixels; m++) {
+        const int from = tap_source(m, r, s, GEOMETRY_ARGS);
+        if (from >= 0)
+            sum = FMA(gy[(long)m * K + k], x[from + c], sum);
+    }
+    gw[at] = sum;
+}
+
+/*
  * conv_pack_tile: packed[tap, c, k] = w[k, c, tap], w [K, C, R, S], taps = R S: what conv_tile reads, neighbouring
  * channels k for neighbouring items. Work-item: the taps of one (k, c). Global size: K * C. -D: WT, ST.
  */

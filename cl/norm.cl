@@ -1,7 +1,8 @@
 /*
  * norm.cl - group and layer normalisation. Variances are sums of squares about the mean, found in a second pass.
  *
- * VW lanes are VW neighbouring channels, on CPUs (native width) as on GPUs (4, neighbouring items read neighbouring memory).
+ * VW lanes are VW neighbouring channels, on CPUs (native width) as on GPUs (4, neighbouring items read neighbouring
+ * memory).
  */
 
 #if VW > 1
@@ -63,18 +64,18 @@ __kernel void moments(__global float *y, __global const float *restrict x, int P
 }
 
 /*
- * channel_affine: y[b, p, c] = act(x[b, p, c] s[b, 0, c] + s[b, 1, c]); x, y [B, P, C], s [B, 2, C]. y may be x's buffer.
- * Work-item: vspan vectors of channels of rspan pixels. Global size: (ceil(ceil(C / VW) / vspan), ceil(rows / rspan)), rows = B P.
- * -D: VW, ACT.
+ * channel_affine: y[b, p, c] = act(x[b, p, c] s[b, 0, c] + s[b, 1, c]); x, y [B, P, C], s [B, 4, C]. y may be x's
+ * buffer. Work-item: vspan vectors of channels of rspan pixels. Global size: (ceil(ceil(C / VW) / vspan), ceil(rows /
+ * rspan)), rows = B P. -D: VW, ACT.
  */
-__kernel void channel_affine(__global float *y, __global const float *x, __global const float *restrict s, int rows, int P, int C,
-                             int vspan, int rspan)
+__kernel void channel_affine(__global float *y, __global const float *x, __global const float *restrict s, int rows,
+                             int P, int C, int vspan, int rspan)
 {
     const int c0 = get_global_id(0) * vspan * VW, c1 = min(c0 + vspan * VW, C);
     const int r0 = get_global_id(1) * rspan, r1 = min(r0 + rspan, rows);
     for (int r = r0; r < r1; r++) {
         const long at = (long)r * C;
-        __global const float *sb = s + (long)(r / P) * 2 * C;
+        __global const float *sb = s + (long)(r / P) * 4 * C;
         int c = c0;
         for (; c + VW <= c1; c += VW) {
             const floatv v = FMA(vloadv(0, x + at + c), vloadv(0, sb + c), vloadv(0, sb + C + c));
@@ -88,24 +89,10 @@ __kernel void channel_affine(__global float *y, __global const float *x, __globa
     }
 }
 
-float sum_lanes(floatv v)
+/* Mean of the C values of a row and 1 / sqrt(their variance + eps). */
+float2 row_statistics(__global const float *x, int C, float eps)
 {
-    float t[VW], s = 0.0f;
-    vstorev(v, 0, t);
-    for (int l = 0; l < VW; l++)
-        s += t[l];
-    return s;
-}
-
-/* layer_norm_any: y[m, c] = (x[m, c] - mean) / sqrt(var + eps) w[c] + b[c]. Work-item: one row. Global size: rows. -D: VW. */
-__kernel void layer_norm_any(__global float *y, __global const float *restrict x, __global const float *restrict w,
-                             __global const float *restrict b, int rows, int C, float eps)
-{
-    const int m = get_global_id(0), whole = C / VW * VW, left = C - whole;
-    if (m >= rows)
-        return;
-    x += (long)m * C;
-    y += (long)m * C;
+    const int whole = C / VW * VW;
     floatv sum = (floatv)(0.0f), sq = (floatv)(0.0f);
     for (int c = 0; c < whole; c += VW)
         sum += vloadv(0, x + c);
@@ -120,27 +107,53 @@ __kernel void layer_norm_any(__global float *y, __global const float *restrict x
     tail = 0.0f;
     for (int c = whole; c < C; c++)
         tail += (x[c] - mean) * (x[c] - mean);
-    const float r = 1.0f / sqrt((sum_lanes(sq) + tail) / (float)C + eps);
+    return (float2)(mean, 1.0f / sqrt((sum_lanes(sq) + tail) / (float)C + eps));
+}
+
+/* layer_norm_any: y[m, c] = (x[m, c] - mean) / sqrt(var + eps) w[c] + b[c]. Work-item: one row. Global size: rows. -D:
+ * VW. */
+__kernel void layer_norm_any(__global float *y, __global const float *restrict x, __global const float *restrict w,
+                             __global const float *restrict b, int rows, int C, float eps)
+{
+    const int m = get_global_id(0), whole = C / VW * VW, left = C - whole;
+    if (m >= rows)
+        return;
+    x += (long)m * C;
+    y += (long)m * C;
+    const float2 s = row_statistics(x, C, eps);
     for (int c = 0; c < whole; c += VW)
-        vstorev(FMA((vloadv(0, x + c) - mean) * r, vloadv(0, w + c), vloadv(0, b + c)), 0, y + c);
+        vstorev(FMA((vloadv(0, x + c) - s.x) * s.y, vloadv(0, w + c), vloadv(0, b + c)), 0, y + c);
     if (left)
-        store_part(FMA((load_part(x + whole, left) - mean) * r, load_part(w + whole, left), load_part(b + whole, left)), y + whole, left);
+        store_part(
+            FMA((load_part(x + whole, left) - s.x) * s.y, load_part(w + whole, left), load_part(b + whole, left)),
+            y + whole, left);
+}
+
+/* row_moments_any: y[m] = mean of row m of x [rows, C], 1 / sqrt(var + eps). Work-item: one row. Global size: rows. -D:
+ * VW. */
+__kernel void row_moments_any(__global float *y, __global const float *restrict x, int rows, int C, float eps)
+{
+    const int m = get_global_id(0);
+    if (m < rows)
+        vstore2(row_statistics(x + (long)m * C, C, eps), m, y);
 }
 
 #endif
 
 /*
- * moments_merge: the chunks' moments [B, chunks, 2, C] of each group of C / G channels to mean and variance, and these with w and b
- * to s [B, 2, C]: s[0] = w / sqrt(var + eps), s[1] = b - mean s[0]. Work-item: one group of one image. Global size: n = B G.
+ * moments_merge: the chunks' moments [B, chunks, 2, C] of each group of C / G channels to its mean and r = 1 / sqrt(var
+ * + eps), and these with w and b to s [B, 4, C]: w r, b - mean w r, mean, r. Work-item: one group of one image. Global
+ * size: n = B G.
  */
 __kernel void moments_merge(__global float *s, __global const float *restrict m, __global const float *restrict w,
-                            __global const float *restrict bias, int n, int G, int P, int C, int chunk, int chunks, float eps)
+                            __global const float *restrict bias, int n, int G, int P, int C, int chunk, int chunks,
+                            float eps)
 {
     const int i = get_global_id(0), b = i / G, per = C / G, c0 = i % G * per;
     if (i >= n)
         return;
     m += (long)b * chunks * 2 * C;
-    s += (long)b * 2 * C;
+    s += (long)b * 4 * C;
     float mean = 0.0f, m2 = 0.0f;
     for (int k = 0; k < chunks; k++) {
         float part = 0.0f;
@@ -162,44 +175,47 @@ __kernel void moments_merge(__global float *s, __global const float *restrict m,
     for (int c = c0; c < c0 + per; c++) {
         s[c] = w[c] * r;
         s[C + c] = bias[c] - mean * w[c] * r;
+        s[2 * C + c] = mean;
+        s[3 * C + c] = r;
     }
 }
 
 #ifdef WG
 
-/* Sum over the work-group, the same in every item; `t` WG floats. */
-float sum_group(float v, __local float *t)
+/* As row_statistics, by a work-group. */
+float2 row_statistics_tile(__global const float *x, int C, float eps, __local float *t)
 {
-    const int l = get_local_id(0);
-    barrier(CLK_LOCAL_MEM_FENCE);
-    t[l] = v;
-    barrier(CLK_LOCAL_MEM_FENCE);
-    for (int h = WG / 2; h > 0; h /= 2) {
-        if (l < h)
-            t[l] += t[l + h];
-        barrier(CLK_LOCAL_MEM_FENCE);
-    }
-    return t[0];
+    float v = 0.0f;
+    for (int c = get_local_id(0); c < C; c += WG)
+        v += x[c];
+    const float mean = sum_group(v, t) / (float)C;
+    v = 0.0f;
+    for (int c = get_local_id(0); c < C; c += WG)
+        v += (x[c] - mean) * (x[c] - mean);
+    return (float2)(mean, 1.0f / sqrt(sum_group(v, t) / (float)C + eps));
 }
 
-/* layer_norm_tile: as layer_norm_any; a work-group of WG items takes a row. Global size: rows WG. -D: WG, a power of two. */
+/* layer_norm_tile: as layer_norm_any; a work-group of WG items takes a row. Global size: rows WG. -D: WG, a power of
+ * two. */
 __kernel void layer_norm_tile(__global float *y, __global const float *restrict x, __global const float *restrict w,
                               __global const float *restrict b, int rows, int C, float eps)
 {
     __local float t[WG];
-    const int l = get_local_id(0);
     x += (long)get_group_id(0) * C;
     y += (long)get_group_id(0) * C;
-    float v = 0.0f;
-    for (int c = l; c < C; c += WG)
-        v += x[c];
-    const float mean = sum_group(v, t) / (float)C;
-    v = 0.0f;
-    for (int c = l; c < C; c += WG)
-        v += (x[c] - mean) * (x[c] - mean);
-    const float r = 1.0f / sqrt(sum_group(v, t) / (float)C + eps);
-    for (int c = l; c < C; c += WG)
-        y[c] = (x[c] - mean) * r * w[c] + b[c];
+    const float2 s = row_statistics_tile(x, C, eps, t);
+    for (int c = get_local_id(0); c < C; c += WG)
+        y[c] = (x[c] - s.x) * s.y * w[c] + b[c];
+}
+
+/* row_moments_tile: as row_moments_any; a work-group of WG items takes a row. Global size: rows WG. -D: WG, a power of
+ * two. */
+__kernel void row_moments_tile(__global float *y, __global const float *restrict x, int rows, int C, float eps)
+{
+    __local float t[WG];
+    const float2 s = row_statistics_tile(x + (long)get_group_id(0) * C, C, eps, t);
+    if (get_local_id(0) == 0)
+        vstore2(s, get_group_id(0), y);
 }
 
 #endif

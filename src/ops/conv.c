@@ -77,6 +77,23 @@ static double flop(const ac_graph *g, const ac_node *n)
     return 2.0 * d.B * d.OH * (double)d.OW * d.K * d.C * d.R * d.S;
 }
 
+static void vjp(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
+{
+    const ac_node n = *ac_at_node(g, y);
+    const ac_shape s = *ac_shape_of(g, n.in[0]);
+    const int32_t *at = n.at.i;
+    ac_conv_at c = ac_conv_geometry(&n);
+    int64_t h = at[AC_CV_UP_H] ? at[AC_CV_UP_H] : s.d[1], w = at[AC_CV_UP_W] ? at[AC_CV_UP_W] : s.d[2];
+    ac_id x = at[AC_CV_UP_H] ? ac_resample(g, n.in[0], h, w) : n.in[0];
+
+    gx[0] = ac_conv_bx(g, gy, n.in[1], c, h, w);
+    if (at[AC_CV_UP_H])
+        gx[0] = ac_resample_bx(g, gx[0], s.d[1], s.d[2]);
+    gx[1] = ac_conv_bw(g, x, gy, c, at[AC_CV_R], at[AC_CV_S]);
+    if (n.in[AC_EP_BIAS] != AC_NONE)
+        gx[AC_EP_BIAS] = ac_sum_to(g, gy, *ac_shape_of(g, n.in[AC_EP_BIAS]));
+}
+
 static const ac_kern kern[] = {
     {"conv_vec", "conv", AC_CLASS_CPU, ac_conv_vec_accepts, ac_conv_vec_prep, ac_conv_vec_setup},
     {"conv_tile", "gemm_tile", AC_CLASS_GPU, ac_conv_tile_accepts, ac_conv_tile_prep, ac_conv_tile_setup},
@@ -109,6 +126,7 @@ const ac_op ac_op_conv = {.name = "conv",
                           .flags = AC_OP_EPILOGUE,
                           .typed = 2,
                           .infer = infer,
+                          .vjp = vjp,
                           .ref = ref,
                           .flop = flop,
                           .kern = kern,

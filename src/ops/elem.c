@@ -1,7 +1,9 @@
-/* elem.c - elementwise ops: unary functions, binary functions with broadcasting, geglu. */
+/* elem.c - elementwise ops: unary functions, binary functions with broadcasting, geglu. Fused derivatives: elem_grad.c. */
 #include "ops/ops.h"
 
 #include <math.h>
+
+#include "ops/nest.h"
 
 /* Vectors per work-item: a CPU core takes a run of memory, a GPU work-item one vector. */
 static int vector_width(const ac_limits *lim)
@@ -79,6 +81,34 @@ UNARY_REF(silu, x / (1 + exp(-x)))
 UNARY_REF(gelu, gelu_double(x))
 UNARY_REF(quick_gelu, x / (1 + exp(-1.702 * x)))
 UNARY_REF(clamp, x < a ? a : x > b ? b : x)
+UNARY_REF(leaky_relu, x > 0 ? x : a * x)
+UNARY_REF(pow, pow(x, a))
+UNARY_REF(abs, fabs(x))
+
+/* Gradients. Those of exp, sqrt, tanh, sigmoid and the ReLUs are functions of y, so that x need not be kept. */
+#define UNARY_VJP(name, expr)                                                                                          \
+    static void vjp_##name(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])                                        \
+    {                                                                                                                  \
+        const ac_id x = ac_at_node(g, y)->in[0];                                                                       \
+        const ac_at at = ac_at_node(g, y)->at;                                                                         \
+        const double a = (double)at.f[0], b = (double)at.f[1];                                                         \
+        (void)x, (void)a, (void)b;                                                                                     \
+        gx[0] = (expr);                                                                                                \
+    }
+UNARY_VJP(scale, ac_scale(g, gy, a, 0))
+UNARY_VJP(exp, ac_mul(g, gy, y))
+UNARY_VJP(log, ac_div(g, gy, x))
+UNARY_VJP(sqrt, ac_scale(g, ac_div(g, gy, y), 0.5, 0))
+UNARY_VJP(tanh, ac_mul(g, gy, ac_scale(g, ac_mul(g, y, y), -1, 1)))
+UNARY_VJP(sigmoid, ac_mul(g, gy, ac_mul(g, y, ac_scale(g, y, -1, 1))))
+UNARY_VJP(relu, ac_leaky_relu_bx(g, y, gy, 0))
+UNARY_VJP(silu, ac_silu_bx(g, x, gy))
+UNARY_VJP(gelu, ac_gelu_bx(g, x, gy))
+UNARY_VJP(quick_gelu, ac_quick_gelu_bx(g, x, gy))
+UNARY_VJP(clamp, ac_clamp_bx(g, x, gy, a, b))
+UNARY_VJP(leaky_relu, ac_leaky_relu_bx(g, y, gy, a))
+UNARY_VJP(pow, ac_scale(g, ac_mul(g, gy, ac_pow(g, x, a - 1)), a, 0))
+UNARY_VJP(abs, ac_abs_bx(g, x, gy))
 
 /* Cases: sizes around the vector width and a run's end; log and sqrt take the squares (AC_CASE_POSITIVE). */
 #define UNARY_CASES(name, a, b)                                                                                        \
@@ -89,6 +119,8 @@ UNARY_REF(clamp, x < a ? a : x > b ? b : x)
 UNARY_CASES(plain, 0, 0);
 UNARY_CASES(scale, -1.5f, 0.25f);
 UNARY_CASES(clamp, -0.5f, 0.75f);
+UNARY_CASES(leaky_relu, 0.2f, 0);
+UNARY_CASES(pow, -1.5f, 0);
 
 #define UNARY(op_name, fl, code, case_list)                                                                            \
     const ac_op ac_op_##op_name = {.name = #op_name,                                                                   \
@@ -96,6 +128,7 @@ UNARY_CASES(clamp, -0.5f, 0.75f);
                                    .flags = AC_OP_INPLACE | (fl),                                                      \
                                    .act_code = (code),                                                                 \
                                    .infer = infer_unary,                                                               \
+                                   .vjp = vjp_##op_name,                                                               \
                                    .ref = ref_##op_name,                                                               \
                                    .flop = count_flop,                                                                 \
                                    .kern = kern_unary,                                                                 \
@@ -111,6 +144,9 @@ UNARY(silu, AC_OP_ACT, AC_ACT_SILU, plain);
 UNARY(gelu, AC_OP_ACT, AC_ACT_GELU, plain);
 UNARY(quick_gelu, AC_OP_ACT, AC_ACT_QUICK_GELU, plain);
 UNARY(clamp, 0, 0, clamp);
+UNARY(leaky_relu, 0, 0, leaky_relu);
+UNARY(pow, AC_OP_POSITIVE, 0, pow);
+UNARY(abs, 0, 0, plain);
 
 #define UNARY_BUILDER(name)                                                                                            \
     ac_id ac_##name(ac_graph *g, ac_id x)                                                                              \
@@ -126,6 +162,7 @@ UNARY_BUILDER(relu)
 UNARY_BUILDER(silu)
 UNARY_BUILDER(gelu)
 UNARY_BUILDER(quick_gelu)
+UNARY_BUILDER(abs)
 
 ac_id ac_scale(ac_graph *g, ac_id x, double a, double b)
 {
@@ -139,22 +176,23 @@ ac_id ac_clamp(ac_graph *g, ac_id x, double lo, double hi)
     return ac_add_node(g, &ac_op_clamp, &x, 1, &at);
 }
 
-/* ------------------------------------------------------------------------------------------ binary: y = f(a, b) */
-
-/* Strides of `s` seen as the broadcast shape y, in elements; 0 along repeated dimensions. */
-static void strides(const ac_shape *y, const ac_shape *s, int64_t st[AC_DIMS])
+ac_id ac_leaky_relu(ac_graph *g, ac_id x, double slope)
 {
-    int64_t step = 1;
+    ac_at at = {.f = {(float)slope}};
 
-    for (int k = 0; k < AC_DIMS; k++)
-        st[k] = 0;
-    for (int k = s->n - 1; k >= 0; k--) {
-        int at = AC_DIMS - (s->n - k);
-        st[at] = s->d[k] == 1 ? 0 : step;
-        step *= s->d[k];
-    }
-    (void)y;
+    if (!(slope >= 0)) /* its gradient takes the sign of x from y */
+        return ac_graph_fail(g, ADDCL_E_SHAPE, "leaky_relu: a slope of %g is below 0", slope);
+    return ac_add_node(g, &ac_op_leaky_relu, &x, 1, &at);
 }
+
+ac_id ac_pow(ac_graph *g, ac_id x, double p)
+{
+    ac_at at = {.f = {(float)p}};
+
+    return p == 1 ? x : p == 2 ? ac_mul(g, x, x) : ac_add_node(g, &ac_op_pow, &x, 1, &at);
+}
+
+/* ------------------------------------------------------------------------------------------ binary: y = f(a, b) */
 
 static int infer_binary(ac_graph *g, ac_node *n)
 {
@@ -172,68 +210,54 @@ static int infer_binary(ac_graph *g, ac_node *n)
     return 1;
 }
 
-static bool accepts_same(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+static void setup_binary(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
-    (void)lim;
-    return ac_same_shape(ac_shape_of(g, n->in[0]), ac_shape_of(g, n->in[1]));
-}
+    const int last = AC_DIMS - 1;
+    ac_nest t;
 
-static void setup_same(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
-{
-    int64_t count = ac_count(&n->shape);
-
-    (void)g;
-    ac_def(l, "VW=%d", vector_width(lim));
-    ac_def(l, "SPAN=%d", span(lim));
+    ac_nest_init(&t, &n->shape);
+    for (int k = 0; k < 2; k++)
+        ac_nest_operand(&t, k, ac_shape_of(g, n->in[k]));
+    ac_nest_join(&t);
     ac_def(l, "B=b_%s", n->op->name);
-    ac_arg_buf(l, -1);
-    ac_arg_buf(l, 0);
-    ac_arg_buf(l, 1);
-    ac_arg_int(l, count);
-    ac_grid1(l, (size_t)AC_CEIL_DIV(count, (int64_t)vector_width(lim) * span(lim)), local_size(lim));
+    ac_def(l, "SA=%d", (int)t.step[0][last]);
+    ac_def(l, "SB=%d", (int)t.step[1][last]);
+    for (int k = -1; k < 2; k++)
+        ac_arg_buf(l, k);
+    ac_nest_args(&t, 2, l);
+    ac_rows_grid(lim, ac_nest_rows(&t), t.d[last], l);
 }
 
-static void setup_broadcast(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
-{
-    int64_t sa[AC_DIMS], sb[AC_DIMS];
+static const ac_kern kern_binary[] = {{"binary", "elem", AC_CLASS_ANY, NULL, NULL, setup_binary}, {0}};
 
-    (void)lim;
-    strides(&n->shape, ac_shape_of(g, n->in[0]), sa);
-    strides(&n->shape, ac_shape_of(g, n->in[1]), sb);
-    ac_def(l, "B=b_%s", n->op->name);
-    ac_arg_buf(l, -1);
-    ac_arg_buf(l, 0);
-    ac_arg_buf(l, 1);
-    ac_arg_int(l, ac_count(&n->shape));
-    for (int k = AC_DIMS - 3; k < AC_DIMS; k++)
-        ac_arg_int(l, k - (AC_DIMS - n->shape.n) >= 0 ? n->shape.d[k - (AC_DIMS - n->shape.n)] : 1);
-    for (int k = 0; k < AC_DIMS; k++)
-        ac_arg_int(l, sa[k]);
-    for (int k = 0; k < AC_DIMS; k++)
-        ac_arg_int(l, sb[k]);
-    ac_grid1(l, (size_t)ac_count(&n->shape), 64);
-}
-
-static const ac_kern kern_binary[] = {{"binary_same", "elem", AC_CLASS_ANY, accepts_same, NULL, setup_same},
-                                      {"binary_any", "elem", AC_CLASS_ANY, NULL, NULL, setup_broadcast},
-                                      {0}};
+/* Gradients with respect to a and b, in the shape of y; what was repeated is summed. */
+#define BINARY_VJP(name, grad_a, grad_b)                                                                               \
+    static void vjp_##name(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])                                        \
+    {                                                                                                                  \
+        const ac_id a = ac_at_node(g, y)->in[0], b = ac_at_node(g, y)->in[1];                                          \
+        (void)a, (void)b;                                                                                              \
+        gx[0] = ac_sum_to(g, (grad_a), *ac_shape_of(g, a));                                                            \
+        gx[1] = ac_sum_to(g, (grad_b), *ac_shape_of(g, b));                                                            \
+    }
+BINARY_VJP(add, gy, gy)
+BINARY_VJP(sub, gy, ac_scale(g, gy, -1, 0))
+BINARY_VJP(mul, ac_mul(g, gy, b), ac_mul(g, gy, a))
+BINARY_VJP(div, ac_div(g, gy, b), ac_scale(g, ac_div(g, ac_mul(g, gy, y), b), -1, 0))
 
 #define BINARY(op_name, fl, expr)                                                                                      \
     static void ref_##op_name(const ac_ref *r)                                                                         \
     {                                                                                                                  \
-        const ac_shape *y = &r->n->shape;                                                                              \
-        int64_t sa[AC_DIMS], sb[AC_DIMS], count = ac_count(y);                                                         \
-        strides(y, r->shape[0], sa);                                                                                   \
-        strides(y, r->shape[1], sb);                                                                                   \
+        ac_nest t;                                                                                                     \
+        int64_t count = ac_count(&r->n->shape);                                                                        \
+        ac_nest_init(&t, &r->n->shape);                                                                                \
+        ac_nest_operand(&t, 0, r->shape[0]);                                                                           \
+        ac_nest_operand(&t, 1, r->shape[1]);                                                                           \
         for (int64_t i = 0; i < count; i++) {                                                                          \
-            int64_t left = i, ia = 0, ib = 0;                                                                          \
-            for (int k = 1; k <= y->n; k++) {                                                                          \
-                int64_t at = left % y->d[y->n - k];                                                                    \
-                ia += at * sa[AC_DIMS - k];                                                                            \
-                ib += at * sb[AC_DIMS - k];                                                                            \
-                left /= y->d[y->n - k];                                                                                \
-            }                                                                                                          \
-            const double a = r->in[0][ia], b = r->in[1][ib];                                                           \
+            int64_t left = i, at[2] = {0};                                                                             \
+            for (int k = AC_DIMS - 1; k >= 0; left /= t.d[k--])                                                        \
+                for (int o = 0; o < 2; o++)                                                                            \
+                    at[o] += left % t.d[k] * t.step[o][k];                                                             \
+            const double a = r->in[0][at[0]], b = r->in[1][at[1]];                                                     \
             r->out[i] = (expr);                                                                                        \
         }                                                                                                              \
     }                                                                                                                  \
@@ -241,6 +265,7 @@ static const ac_kern kern_binary[] = {{"binary_same", "elem", AC_CLASS_ANY, acce
                                    .n_in = 2,                                                                          \
                                    .flags = AC_OP_INPLACE | (fl),                                                      \
                                    .infer = infer_binary,                                                              \
+                                   .vjp = vjp_##op_name,                                                               \
                                    .ref = ref_##op_name,                                                               \
                                    .flop = count_flop,                                                                 \
                                    .kern = kern_binary,                                                                \
@@ -252,10 +277,13 @@ static const ac_kern kern_binary[] = {{"binary_same", "elem", AC_CLASS_ANY, acce
 
 static const ac_case case_binary[] = {{"same_7x33", AC_SMALL, {{2, {7, 33}}, {2, {7, 33}}}, {{0}, {0}}, 1e-6},
                                       {"same_2100", AC_SMALL, {{1, {2100}}, {1, {2100}}}, {{0}, {0}}, 1e-6},
+                                      {"same_2x3x5x7", AC_SMALL, {{4, {2, 3, 5, 7}}, {4, {2, 3, 5, 7}}}, {{0}, {0}}, 1e-6},
                                       {"vector", AC_SMALL, {{4, {2, 3, 5, 7}}, {1, {7}}}, {{0}, {0}}, 1e-6},
                                       {"per_batch", AC_SMALL, {{4, {2, 3, 5, 7}}, {4, {2, 1, 1, 7}}}, {{0}, {0}}, 1e-6},
                                       {"outer", AC_SMALL, {{3, {3, 1, 5}}, {3, {1, 4, 1}}}, {{0}, {0}}, 1e-6},
                                       {"scalar", AC_SMALL, {{2, {9, 11}}, {1, {1}}}, {{0}, {0}}, 1e-6},
+                                      {"column", AC_SMALL, {{3, {3, 5, 37}}, {3, {3, 5, 1}}}, {{0}, {0}}, 1e-6},
+                                      {"nested", AC_SMALL, {{4, {2, 3, 4, 5}}, {4, {1, 3, 1, 5}}}, {{0}, {0}}, 1e-6},
                                       {"first_small", AC_SMALL, {{1, {1}}, {2, {9, 11}}}, {{0}, {0}}, 1e-6},
                                       {0}};
 BINARY(add, AC_OP_ADD, a + b)
@@ -285,19 +313,28 @@ static void ref_geglu(const ac_ref *r)
 
 static void setup_geglu(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
-    (void)lim, (void)g;
+    int64_t N = n->shape.d[n->shape.n - 1];
+
+    (void)g;
     ac_arg_buf(l, -1);
     ac_arg_buf(l, 0);
-    ac_arg_int(l, ac_count(&n->shape));
-    ac_arg_int(l, n->shape.d[n->shape.n - 1]);
-    ac_grid1(l, (size_t)ac_count(&n->shape), 64);
+    ac_rows_grid(lim, ac_count(&n->shape) / N, N, l);
+}
+
+static void vjp_geglu(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
+{
+    gx[0] = ac_geglu_bx(g, ac_at_node(g, y)->in[0], gy);
 }
 
 static const ac_kern kern_geglu[] = {{"geglu", "elem", AC_CLASS_ANY, NULL, NULL, setup_geglu}, {0}};
-static const ac_case case_geglu[] = {{"5x26", AC_SMALL, {{2, {5, 26}}}, {{0}, {0}}, 2e-6}, {0}};
+static const ac_case case_geglu[] = {{"5x26", AC_SMALL, {{2, {5, 26}}}, {{0}, {0}}, 2e-6},
+                                      {"2x3x128", AC_SMALL, {{3, {2, 3, 128}}}, {{0}, {0}}, 2e-6},
+                                      {"4096x2560", AC_FULL, {{2, {4096, 2560}}}, {{0}, {0}}, 2e-6},
+                                      {0}};
 const ac_op ac_op_geglu = {.name = "geglu",
                            .n_in = 1,
                            .infer = infer_geglu,
+                           .vjp = vjp_geglu,
                            .ref = ref_geglu,
                            .flop = count_flop,
                            .kern = kern_geglu,

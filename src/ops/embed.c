@@ -2,6 +2,7 @@
 #include "ops/ops.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "base/rng.h"
 
@@ -24,6 +25,12 @@ static void ref_embed(const ac_ref *r)
     for (int64_t m = 0; m < rows; m++)
         for (int64_t c = 0; c < C; c++)
             r->out[m * C + c] = r->in[0][(int64_t)r->in[1][m] * C + c];
+}
+
+static void vjp_embed(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
+{
+    const ac_node *n = ac_at_node(g, y);
+    gx[0] = ac_embed_bx(g, n->in[1], gy, ac_shape_of(g, n->in[0])->d[0]);
 }
 
 static void prep_embed(const ac_limits *lim, ac_graph *g, ac_node *n)
@@ -53,6 +60,7 @@ const ac_op ac_op_embed = {.name = "embed",
                            .typed = 1,
                            .ints = 2,
                            .infer = infer_embed,
+                           .vjp = vjp_embed,
                            .ref = ref_embed,
                            .kern = kern_embed,
                            .cases = case_embed};
@@ -60,6 +68,77 @@ const ac_op ac_op_embed = {.name = "embed",
 ac_id ac_embed(ac_graph *g, ac_id table, ac_id ids)
 {
     return ac_add_node(g, &ac_op_embed, (ac_id[]){table, ids}, 2, NULL);
+}
+
+/* ------------------------------------------------------------------------------------------ embed_bx(ids [B,T], gy [B,T,C]) -> [V,C]
+ * The gradient of the table: row v takes the sum of gy where the id is v, in the order of the ids. at.i[0] V. */
+
+static int infer_embed_bx(ac_graph *g, ac_node *n)
+{
+    const ac_shape *ids = ac_shape_of(g, n->in[0]), *gy = ac_shape_of(g, n->in[1]);
+
+    if (ids->n != 2 || gy->n != 3 || gy->d[0] != ids->d[0] || gy->d[1] != ids->d[1] || n->at.i[0] < 1)
+        return ac_graph_fail(g, ADDCL_E_SHAPE, "embed_bx: ids [B,T] and a gradient [B,T,C] are needed, and a row");
+    n->shape = (ac_shape){2, {n->at.i[0], gy->d[2]}};
+    return 1;
+}
+
+static void ref_embed_bx(const ac_ref *r)
+{
+    int64_t C = r->n->shape.d[1], count = ac_count(r->shape[0]);
+
+    memset(r->out, 0, (size_t)ac_count(&r->n->shape) * sizeof *r->out);
+    for (int64_t m = 0; m < count; m++)
+        for (int64_t c = 0; c < C; c++)
+            r->out[(int64_t)r->in[0][m] * C + c] += r->in[1][m * C + c];
+}
+
+static void vjp_embed_bx(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
+{
+    gx[1] = ac_embed(g, gy, ac_at_node(g, y)->in[0]);
+}
+
+/* A work-item has a block of rows of the table and a vector of channels. */
+static void setup_embed_bx(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    bool cpu = lim->cls == AC_CLASS_CPU;
+    int vw = cpu ? lim->vw : 4, span = cpu ? 64 : 1, rows = cpu ? 1024 : 64;
+    size_t items = (size_t)AC_CEIL_DIV(n->shape.d[1], (int64_t)vw * span), local = cpu ? 1 : AC_MIN((size_t)64, l->wg);
+
+    ac_def(l, "VW=%d", vw);
+    ac_def(l, "SPAN=%d", span);
+    for (int k = -1; k < 2; k++)
+        ac_arg_buf(l, k);
+    ac_arg_int(l, ac_count(ac_shape_of(g, n->in[0])));
+    ac_arg_int(l, n->shape.d[0]);
+    ac_arg_int(l, n->shape.d[1]);
+    ac_arg_int(l, rows);
+    l->dims = 2;
+    l->local[0] = local;
+    l->local[1] = 1;
+    l->global[0] = AC_CEIL_DIV(items, local) * local;
+    l->global[1] = (size_t)AC_CEIL_DIV(n->shape.d[0], (int64_t)rows);
+}
+
+static const ac_kern kern_embed_bx[] = {{"embed_bx", "embed", AC_CLASS_ANY, NULL, NULL, setup_embed_bx}, {0}};
+static const ac_case case_embed_bx[] = {{"37x2_50x24", AC_SMALL, {{2, {37, 2}}, {3, {37, 2, 24}}}, {{50}, {0}}, 1e-6},
+                                        {"1x40_1x5", AC_SMALL, {{2, {1, 40}}, {3, {1, 40, 5}}}, {{1}, {0}}, 1e-6},
+                                        {"9x3_1100x33", AC_SMALL, {{2, {9, 3}}, {3, {9, 3, 33}}}, {{1100}, {0}}, 1e-6},
+                                        {"308_49408x1024", AC_FULL, {{2, {308, 1}}, {3, {308, 1, 1024}}}, {{49408}, {0}}, 1e-6},
+                                        {0}};
+const ac_op ac_op_embed_bx = {.name = "embed_bx",
+                              .n_in = 2,
+                              .ints = 1,
+                              .infer = infer_embed_bx,
+                              .vjp = vjp_embed_bx,
+                              .ref = ref_embed_bx,
+                              .kern = kern_embed_bx,
+                              .cases = case_embed_bx};
+
+ac_id ac_embed_bx(ac_graph *g, ac_id ids, ac_id gy, int64_t rows)
+{
+    ac_at at = {.i = {(int32_t)rows}};
+    return ac_add_node(g, &ac_op_embed_bx, (ac_id[]){ids, gy}, 2, &at);
 }
 
 /* ------------------------------------------------------------------------------------------ time_embed(t [B]) -> [B, dim]

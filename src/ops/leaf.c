@@ -60,9 +60,23 @@ static int infer_reshape(ac_graph *g, ac_node *n)
     return 1;
 }
 
-/* For reshapes of any storage type, so that weights may be viewed. */
-const ac_op ac_op_reshape = {
-    .name = "reshape", .n_in = 1, .flags = AC_OP_ALIAS, .typed = 1, .infer = infer_reshape, .ref = ref_copy};
+static void vjp_reshape(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
+{
+    gx[0] = ac_reshape(g, gy, *ac_shape_of(g, ac_at_node(g, y)->in[0]));
+}
+
+static const ac_case case_reshape[] = {{"6x35_to_2x3x5x7", AC_SMALL, {{2, {6, 35}}}, {{2, 3, 5, 7, 4}, {0}}, 1e-9},
+                                       {"2x15_to_free", AC_SMALL, {{2, {2, 15}}}, {{-1, 5, 0, 0, 2}, {0}}, 1e-9},
+                                       {0}};
+/* Takes any storage type, so that weights may be viewed. */
+const ac_op ac_op_reshape = {.name = "reshape",
+                             .n_in = 1,
+                             .flags = AC_OP_ALIAS,
+                             .typed = 1,
+                             .infer = infer_reshape,
+                             .vjp = vjp_reshape,
+                             .ref = ref_copy,
+                             .cases = case_reshape};
 
 ac_id ac_reshape(ac_graph *g, ac_id x, ac_shape s)
 {
@@ -98,6 +112,13 @@ static void ref_cast(const ac_ref *r)
     }
 }
 
+/* The rounding is passed over; gradients are f32. */
+static void vjp_cast(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
+{
+    (void)y;
+    gx[0] = ac_cast(g, gy, AC_F32);
+}
+
 /* One work-item converts a run of vectors. Odd sizes go one by one: half vectors cannot be stored in part. */
 static void setup_cast(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
@@ -125,6 +146,7 @@ const ac_op ac_op_cast = {.name = "cast",
                           .n_in = 1,
                           .typed = 1,
                           .infer = infer_cast,
+                          .vjp = vjp_cast,
                           .ref = ref_cast,
                           .kern = kern_cast,
                           .cases = case_cast};

@@ -126,13 +126,44 @@ static double flop(const ac_graph *g, const ac_node *n)
     return 2.0 * (double)d.batch * (double)d.M * (double)d.N * (double)d.K;
 }
 
-/* geglu as an op of its own, for kernels that have it not. */
-static ac_id lower(ac_graph *g, const ac_node *n)
+/* The product that a gated one gates. */
+static ac_id ungated(ac_graph *g, const ac_node *n)
 {
     ac_at at = n->at;
 
     at.i[AC_MM_GEGLU] = 0;
-    return ac_geglu(g, ac_add_node(g, &ac_op_matmul, n->in, n->n_in, &at));
+    return ac_add_node(g, &ac_op_matmul, n->in, n->n_in, &at);
+}
+
+/* geglu as an op of its own, for kernels that have it not. */
+static ac_id lower(ac_graph *g, const ac_node *n)
+{
+    return ac_geglu(g, ungated(g, n));
+}
+
+/* Y = A B: the gradient of A is gY B^T, that of B is A^T gY; of a stored transposed factor the transposed. Of a shared b the rows
+ * of all products are summed: leading dimensions are rows. */
+static void vjp(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
+{
+    const ac_node n = *ac_at_node(g, y);
+    const ac_shape as = *ac_shape_of(g, n.in[0]);
+    bool ta = n.at.i[AC_MM_TA], tb = n.at.i[AC_MM_TB];
+    ac_id a = n.in[0], b = n.in[1], bias = n.in[AC_EP_BIAS], ga;
+
+    if (n.at.i[AC_MM_GEGLU])
+        gy = ac_geglu_bx(g, ungated(g, &n), gy);
+    if (g->rc)
+        return;
+    if (bias != AC_NONE)
+        gx[AC_EP_BIAS] = ac_sum_to(g, gy, *ac_shape_of(g, bias));
+    if (ac_shape_of(g, b)->n == 2) {
+        int64_t width = ac_shape_of(g, gy)->d[as.n - 1];
+        gy = ac_reshape(g, gy, (ac_shape){2, {ac_count(ac_shape_of(g, gy)) / width, width}});
+        a = ac_reshape(g, a, (ac_shape){2, {ac_count(&as) / as.d[as.n - 1], as.d[as.n - 1]}});
+    }
+    ga = ta ? ac_matmul(g, b, gy, tb, true) : ac_matmul(g, gy, b, false, !tb);
+    gx[0] = ac_reshape(g, ga, as);
+    gx[1] = tb ? ac_matmul(g, gy, a, true, ta) : ac_matmul(g, a, gy, !ta, false);
 }
 
 /* ---- CLBlast: plain f32 products, one at a time. Class 0: never chosen by itself, tests force it. */
@@ -199,6 +230,7 @@ const ac_op ac_op_matmul = {.name = "matmul",
                             .flags = AC_OP_EPILOGUE,
                             .typed = 2,
                             .infer = infer,
+                            .vjp = vjp,
                             .lower = lower,
                             .ref = ref,
                             .flop = flop,
@@ -211,14 +243,34 @@ ac_id ac_matmul(ac_graph *g, ac_id a, ac_id b, bool ta, bool tb)
     return ac_add_node(g, &ac_op_matmul, (ac_id[]){a, b}, 2, &at);
 }
 
+/* Activations by their code in an epilogue; fuse.c makes them part of the product again. */
+static ac_id activated(ac_graph *g, ac_id x, int act)
+{
+    switch (act) {
+    case AC_ACT_SILU:
+        return ac_silu(g, x);
+    case AC_ACT_GELU:
+        return ac_gelu(g, x);
+    case AC_ACT_QUICK_GELU:
+        return ac_quick_gelu(g, x);
+    case AC_ACT_RELU:
+        return ac_relu(g, x);
+    default:
+        return x;
+    }
+}
+
 ac_id ac_linear(ac_graph *g, ac_id x, ac_id w, ac_id bias, int act)
 {
-    ac_at at = {.i = {[AC_MM_TB] = 1, [AC_AT_ACT] = act}};
-    return ac_add_node(g, &ac_op_matmul, (ac_id[]){x, w, bias}, 3, &at);
+    ac_at at = {.i = {[AC_MM_TB] = 1}};
+    return activated(g, ac_add_node(g, &ac_op_matmul, (ac_id[]){x, w, bias}, 3, &at), act);
 }
 
 ac_id ac_linear_geglu(ac_graph *g, ac_id x, ac_id w, ac_id bias)
 {
     ac_at at = {.i = {[AC_MM_TB] = 1, [AC_MM_GEGLU] = 1}};
+
+    if (g->training) /* its gradient reads the product */
+        return ac_geglu(g, ac_linear(g, x, w, bias, AC_ACT_NONE));
     return ac_add_node(g, &ac_op_matmul, (ac_id[]){x, w, bias}, 3, &at);
 }

@@ -2,7 +2,7 @@
 #ifndef AC_MM_H
 #define AC_MM_H
 
-#include "graph/op.h"
+#include "ops/ops.h"
 
 /* y[g][m,n] = sum_k a[g a_batch + m a_row + k a_k] b[g b_batch + n b_n + k b_k]; strides in elements, b_batch 0: shared. */
 typedef struct ac_mm {
@@ -19,9 +19,16 @@ typedef struct ac_cv {
     int up_h, up_w;
 } ac_cv;
 void ac_conv_dims(const ac_graph *g, const ac_node *n, ac_cv *d);
+/* The same of a convolution's gradients: x [B,H,W,C], not resampled, w [K,C,R,S] and gy [B,OH,OW,K] are those of the forward pass. */
+void ac_conv_bx_dims(const ac_graph *g, const ac_node *n, ac_cv *d);
+void ac_conv_bw_dims(const ac_graph *g, const ac_node *n, ac_cv *d);
 
 /* Where matmul's and conv's attributes lie in at.i. */
 enum { AC_MM_TA, AC_MM_TB, AC_MM_GEGLU };
 enum { AC_CV_STRIDE, AC_CV_TOP, AC_CV_LEFT, AC_CV_BOTTOM, AC_CV_RIGHT, AC_CV_UP_H, AC_CV_UP_W, AC_CV_K, AC_CV_R, AC_CV_S };
+/* Of the gradients, in place of the resampled size: that of the input; that of the output, and the batch. */
+enum { AC_BX_H = AC_CV_UP_H, AC_BX_W = AC_CV_UP_W, AC_BW_OH = AC_CV_UP_H, AC_BW_OW = AC_CV_UP_W, AC_BW_B = AC_CV_K };
+/* Stride and padding of a node of conv, conv_bx or conv_bw; no resampling. */
+ac_conv_at ac_conv_geometry(const ac_node *n);
 
 #endif

@@ -1,40 +1,65 @@
 /* norm.c - group and layer normalisation.
  *
- * GroupNorm is three steps, because its groups are short runs of channels over a whole image: moments of every channel over
- * chunks of pixels, their merge to a scale and a shift per channel, and one pass that applies them with the activation. Means
- * and variances are found in two passes over the values, never as a difference of squares. */
-#include "ops/ops.h"
+ * GroupNorm is three steps, because its groups are short runs of channels over a whole image: moments of every channel
+ * over chunks of pixels, their merge to a scale and a shift per channel, and one pass that applies them with the
+ * activation. Means and variances are found in two passes over the values, never as a difference of squares. */
+#include "ops/norm.h"
 
 #include <math.h>
 
-enum { CHUNK = 256 }; /* pixels a work-item reads twice: 64 channels of them fit the cache of a core */
-
-/* x [B, ..., C] as B images of P pixels. */
-typedef struct image_dims {
-    int64_t B, P, C;
-} image_dims;
-
-static image_dims dims_of(const ac_shape *x)
+ac_image ac_image_of(const ac_shape *x)
 {
-    image_dims d = {x->d[0], 1, x->d[x->n - 1]};
+    ac_image d = {x->d[0], 1, x->d[x->n - 1]};
 
     for (int k = 1; k < x->n - 1; k++)
         d.P *= x->d[k];
     return d;
 }
 
-static double flop_in(const ac_graph *g, const ac_node *n)
+double ac_norm_flop(const ac_graph *g, const ac_node *n)
 {
     return (double)ac_count(ac_shape_of(g, n->in[0]));
 }
 
-/* Lanes of the kernels here: full vectors on CPUs, float4 on GPUs. */
-static int lanes(const ac_limits *lim)
+int ac_norm_lanes(const ac_limits *lim)
 {
     return lim->cls == AC_CLASS_CPU ? lim->vw : 4;
 }
 
-/* ------------------------------------------------------------------------------------------ group_norm(x, w, b): at.i[0] groups, at.f[0] eps */
+void ac_pixel_grid(const ac_limits *lim, int vw, int64_t rows, int64_t C, ac_launch *l)
+{
+    bool cpu = lim->cls == AC_CLASS_CPU;
+    int64_t vectors = AC_CEIL_DIV(C, (int64_t)vw), rspan = cpu ? AC_MAX((int64_t)1, 8192 / C) : 1;
+
+    ac_arg_int(l, cpu ? vectors : 1);
+    ac_arg_int(l, rspan);
+    l->dims = 2;
+    l->local[0] = cpu ? 1 : AC_MIN((size_t)64, l->wg);
+    l->local[1] = 1;
+    l->global[0] = cpu ? 1 : AC_CEIL_DIV((size_t)vectors, l->local[0]) * l->local[0];
+    l->global[1] = (size_t)AC_CEIL_DIV(rows, rspan);
+}
+
+void ac_row_groups(int64_t rows, ac_launch *l)
+{
+    size_t wg = AC_MIN((size_t)64, l->wg);
+
+    while (wg & (wg - 1))
+        wg &= wg - 1;
+    ac_def(l, "WG=%zu", wg);
+    l->dims = 1;
+    l->local[0] = wg;
+    l->global[0] = wg * (size_t)rows;
+}
+
+bool ac_groups_accept(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+{
+    (void)g, (void)n;
+    return lim->max_wg >= 16 && lim->local_mem >= 16 << 10;
+}
+
+/* ------------------------------------------------------------------------------------------ group_norm(x, w, b):
+ * at.i[0] groups, at.f[0] eps */
 
 static int infer_group_norm(ac_graph *g, ac_node *n)
 {
@@ -43,9 +68,13 @@ static int infer_group_norm(ac_graph *g, ac_node *n)
 
     n->shape = *x;
     if (x->n < 2 || n->at.i[0] < 1 || C % n->at.i[0])
-        return ac_graph_fail(g, ADDCL_E_SHAPE, "group_norm: %lld channels do not split into %d groups", (long long)C, n->at.i[0]);
+        return ac_graph_fail(g, ADDCL_E_SHAPE, "group_norm: %lld channels do not split into %d groups", (long long)C,
+                             n->at.i[0]);
     if (ac_count(ac_shape_of(g, n->in[1])) != C || ac_count(ac_shape_of(g, n->in[2])) != C)
         return ac_graph_fail(g, ADDCL_E_SHAPE, "group_norm: weight and bias must have %lld elements", (long long)C);
+    if (n->at.i[AC_AT_ACT] != AC_ACT_NONE && n->at.i[AC_AT_ACT] != AC_ACT_SILU)
+        return ac_graph_fail(g, ADDCL_E_INTERNAL, "group_norm: activation %d is neither none nor silu",
+                             n->at.i[AC_AT_ACT]);
     return 1;
 }
 
@@ -56,7 +85,7 @@ static double silu(double v)
 
 static void ref_group_norm(const ac_ref *r)
 {
-    image_dims d = dims_of(r->shape[0]);
+    ac_image d = ac_image_of(r->shape[0]);
     int64_t per = d.C / r->n->at.i[0];
     const double *x = r->in[0];
 
@@ -78,32 +107,57 @@ static void ref_group_norm(const ac_ref *r)
         }
 }
 
-static ac_id lower_group_norm(ac_graph *g, const ac_node *n)
+ac_id ac_group_statistics(ac_graph *g, const ac_id *in, const ac_at *at)
 {
-    ac_id m = ac_add_node(g, &ac_op_moments, n->in, 1, NULL);
-    ac_id s = ac_add_node(g, &ac_op_moments_merge, (ac_id[]){m, n->in[1], n->in[2], n->in[0]}, 4, &n->at);
-    ac_at at = {.i = {[AC_AT_ACT] = n->at.i[AC_AT_ACT]}};
+    ac_at groups = {.i = {at->i[0]}, .f = {at->f[0]}};
+    ac_id m = ac_add_node(g, &ac_op_moments, in, 1, NULL);
 
-    return ac_add_node(g, &ac_op_channel_affine, (ac_id[]){n->in[0], s}, 2, &at);
+    return ac_add_node(g, &ac_op_moments_merge, (ac_id[]){m, in[1], in[2], in[0]}, 4, &groups);
 }
 
-#define GN(name, B, H, W, C, G, act, tags)                                                                             \
+static ac_id lower_group_norm(ac_graph *g, const ac_node *n)
+{
+    ac_at at = {.i = {[AC_AT_ACT] = n->at.i[AC_AT_ACT]}};
+    ac_id x = n->in[0];
+
+    return ac_add_node(g, &ac_op_channel_affine, (ac_id[]){x, ac_group_statistics(g, n->in, &n->at)}, 2, &at);
+}
+
+#define GN(name, B, H, W, C, G, act, eps, tags)                                                                        \
     {                                                                                                                  \
-        name, tags, {{4, {B, H, W, C}}, {1, {C}}, {1, {C}}}, {{[0] = G, [AC_AT_ACT] = act}, {1e-5f}}, 3e-6             \
+        name, tags, {{4, {B, H, W, C}}, {1, {C}}, {1, {C}}}, {{[0] = G, [AC_AT_ACT] = act}, {eps}}, 3e-6               \
     }
-static const ac_case case_group_norm[] = {GN("b2_5x7x24_g8", 2, 5, 7, 24, 8, AC_ACT_SILU, AC_SMALL),
-                                          GN("17x16x40_g4", 1, 17, 16, 40, 4, AC_ACT_NONE, AC_SMALL),
-                                          GN("1x1x6_g3", 2, 1, 1, 6, 3, AC_ACT_NONE, AC_SMALL),
-                                          GN("20x20x130_g2", 1, 20, 20, 130, 2, AC_ACT_SILU, AC_SMALL),
-                                          GN("64x64x320", 1, 64, 64, 320, 32, AC_ACT_SILU, AC_FULL),
-                                          GN("512x512x128", 1, 512, 512, 128, 32, AC_ACT_SILU, AC_FULL),
-                                          {0}};
+static const ac_case case_group_norm[] = {
+    GN("b2_5x7x24_g8", 2, 5, 7, 24, 8, AC_ACT_SILU, 1e-5f, AC_SMALL),
+    GN("17x16x40_g4", 1, 17, 16, 40, 4, AC_ACT_NONE, 1e-5f, AC_SMALL), /* a chunk and a bit */
+    GN("b2_1x1x12_g2", 2, 1, 1, 12, 2, AC_ACT_NONE, 1e-5f, AC_SMALL),
+    GN("20x20x130_g2", 1, 20, 20, 130, 2, AC_ACT_SILU, 1e-5f, AC_SMALL),
+    GN("b3_16x16x4_g1", 3, 16, 16, 4, 1, AC_ACT_SILU, 1e-5f, AC_SMALL), /* exactly a chunk; layer norm of an image */
+    GN("3x5x17_g17", 1, 3, 5, 17, 17, AC_ACT_SILU, 1e-6f, AC_SMALL),    /* instance norm */
+    GN("b2_4x4x33_g3", 2, 4, 4, 33, 3, AC_ACT_NONE, 0.5f, AC_SMALL),
+    GN("b2_1x9x2_g1", 2, 1, 9, 2, 1, AC_ACT_SILU, 1e-2f, AC_SMALL),
+    GN("3x3x300_g30", 1, 3, 3, 300, 30, AC_ACT_SILU, 1e-5f, AC_SMALL),
+    {"b2_33x20_g5",
+     AC_SMALL,
+     {{3, {2, 33, 20}}, {1, {20}}, {1, {20}}},
+     {{5, [AC_AT_ACT] = AC_ACT_SILU}, {1e-5f}},
+     3e-6},
+    {"b3_24_g2", AC_SMALL, {{2, {3, 24}}, {1, {24}}, {1, {24}}}, {{2}, {1e-5f}}, 3e-6},
+    {"w_1x16",
+     AC_SMALL,
+     {{3, {1, 7, 16}}, {2, {1, 16}}, {3, {1, 1, 16}}},
+     {{4, [AC_AT_ACT] = AC_ACT_SILU}, {1e-5f}},
+     3e-6},
+    GN("64x64x320", 1, 64, 64, 320, 32, AC_ACT_SILU, 1e-5f, AC_FULL),
+    GN("512x512x128", 1, 512, 512, 128, 32, AC_ACT_SILU, 1e-5f, AC_FULL),
+    {0}};
 const ac_op ac_op_group_norm = {.name = "group_norm",
                                 .n_in = 3,
                                 .infer = infer_group_norm,
+                                .vjp = ac_group_norm_vjp,
                                 .lower = lower_group_norm,
                                 .ref = ref_group_norm,
-                                .flop = flop_in,
+                                .flop = ac_norm_flop,
                                 .cases = case_group_norm};
 
 ac_id ac_group_norm(ac_graph *g, ac_id x, ac_id w, ac_id b, int groups, double eps, int act)
@@ -112,25 +166,26 @@ ac_id ac_group_norm(ac_graph *g, ac_id x, ac_id w, ac_id b, int groups, double e
     return ac_add_node(g, &ac_op_group_norm, (ac_id[]){x, w, b}, 3, &at);
 }
 
-/* ------------------------------------------------------------------------------------------ moments(x) -> [B, chunks, 2, C]: mean, sum of squares about it */
+/* ------------------------------------------------------------------------------------------ moments(x) -> [B, chunks,
+ * 2, C]: mean, sum of squares about it */
 
 static int infer_moments(ac_graph *g, ac_node *n)
 {
-    image_dims d = dims_of(ac_shape_of(g, n->in[0]));
+    ac_image d = ac_image_of(ac_shape_of(g, n->in[0]));
 
-    n->shape = (ac_shape){4, {d.B, AC_CEIL_DIV(d.P, CHUNK), 2, d.C}};
+    n->shape = (ac_shape){4, {d.B, AC_CEIL_DIV(d.P, AC_NORM_CHUNK), 2, d.C}};
     return 1;
 }
 
 static void ref_moments(const ac_ref *r)
 {
-    image_dims d = dims_of(r->shape[0]);
+    ac_image d = ac_image_of(r->shape[0]);
     int64_t chunks = r->n->shape.d[1];
 
     for (int64_t b = 0; b < d.B; b++)
         for (int64_t k = 0; k < chunks; k++)
             for (int64_t c = 0; c < d.C; c++) {
-                int64_t p0 = k * CHUNK, p1 = AC_MIN(p0 + CHUNK, d.P);
+                int64_t p0 = k * AC_NORM_CHUNK, p1 = AC_MIN(p0 + AC_NORM_CHUNK, d.P);
                 double mean = 0, m2 = 0, *y = r->out + (b * chunks + k) * 2 * d.C + c;
                 for (int64_t p = p0; p < p1; p++)
                     mean += r->in[0][(b * d.P + p) * d.C + c] / (double)(p1 - p0);
@@ -143,9 +198,10 @@ static void ref_moments(const ac_ref *r)
 
 static void setup_moments(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
-    image_dims d = dims_of(ac_shape_of(g, n->in[0]));
-    int vw = lanes(lim), vectors = lim->cls == AC_CLASS_CPU ? 4 : 1;
-    size_t items = (size_t)AC_CEIL_DIV(d.C, (int64_t)vw * vectors), local = lim->cls == AC_CLASS_CPU ? 1 : AC_MIN((size_t)32, l->wg);
+    ac_image d = ac_image_of(ac_shape_of(g, n->in[0]));
+    int vw = ac_norm_lanes(lim), vectors = lim->cls == AC_CLASS_CPU ? 4 : 1;
+    size_t items = (size_t)AC_CEIL_DIV(d.C, (int64_t)vw * vectors),
+           local = lim->cls == AC_CLASS_CPU ? 1 : AC_MIN((size_t)32, l->wg);
 
     ac_def(l, "VW=%d", vw);
     ac_def(l, "VECTORS=%d", vectors);
@@ -153,7 +209,7 @@ static void setup_moments(const ac_limits *lim, const ac_graph *g, const ac_node
     ac_arg_buf(l, 0);
     ac_arg_int(l, d.P);
     ac_arg_int(l, d.C);
-    ac_arg_int(l, CHUNK);
+    ac_arg_int(l, AC_NORM_CHUNK);
     ac_arg_int(l, n->shape.d[1]);
     l->dims = 2;
     l->local[0] = local;
@@ -170,24 +226,24 @@ const ac_op ac_op_moments = {.name = "moments",
                              .n_in = 1,
                              .infer = infer_moments,
                              .ref = ref_moments,
-                             .flop = flop_in,
+                             .flop = ac_norm_flop,
                              .kern = kern_moments,
                              .cases = case_moments};
 
-/* ------------------------------------------------------------------------------------------ moments_merge(m, w, b, x) -> [B, 2, C]: scale, shift
- * x gives its shape only. at.i[0] groups, at.f[0] eps. */
+/* ------------------------------------------------------------------------------------------ moments_merge(m, w, b, x)
+ * -> [B, AC_NORM_ROWS, C] x gives its shape only. at.i[0] groups, at.f[0] eps. */
 
 static int infer_merge(ac_graph *g, ac_node *n)
 {
     const ac_shape *m = ac_shape_of(g, n->in[0]);
 
-    n->shape = (ac_shape){3, {m->d[0], 2, m->d[3]}};
+    n->shape = (ac_shape){3, {m->d[0], AC_NORM_ROWS, m->d[3]}};
     return 1;
 }
 
 static void ref_merge(const ac_ref *r)
 {
-    image_dims d = dims_of(r->shape[3]);
+    ac_image d = ac_image_of(r->shape[3]);
     int64_t chunks = r->shape[0]->d[1], per = d.C / r->n->at.i[0];
 
     for (int64_t b = 0; b < d.B; b++)
@@ -196,22 +252,25 @@ static void ref_merge(const ac_ref *r)
             double mean = 0, m2 = 0, n = (double)(d.P * per);
             for (int64_t k = 0; k < chunks; k++)
                 for (int64_t c = c0; c < c0 + per; c++)
-                    mean += m[k * 2 * d.C + c] * (double)AC_MIN((int64_t)CHUNK, d.P - k * CHUNK) / n;
+                    mean += m[k * 2 * d.C + c] * (double)AC_MIN((int64_t)AC_NORM_CHUNK, d.P - k * AC_NORM_CHUNK) / n;
             for (int64_t k = 0; k < chunks; k++)
                 for (int64_t c = c0; c < c0 + per; c++)
-                    m2 += m[k * 2 * d.C + d.C + c] +
-                          pow(m[k * 2 * d.C + c] - mean, 2) * (double)AC_MIN((int64_t)CHUNK, d.P - k * CHUNK);
+                    m2 +=
+                        m[k * 2 * d.C + d.C + c] + pow(m[k * 2 * d.C + c] - mean, 2) *
+                                                       (double)AC_MIN((int64_t)AC_NORM_CHUNK, d.P - k * AC_NORM_CHUNK);
             for (int64_t c = c0; c < c0 + per; c++) {
-                double scale = r->in[1][c] / sqrt(m2 / n + (double)r->n->at.f[0]);
-                r->out[b * 2 * d.C + c] = scale;
-                r->out[b * 2 * d.C + d.C + c] = r->in[2][c] - mean * scale;
+                double norm = 1 / sqrt(m2 / n + (double)r->n->at.f[0]), *s = r->out + b * AC_NORM_ROWS * d.C + c;
+                s[AC_NORM_SCALE * d.C] = r->in[1][c] * norm;
+                s[AC_NORM_SHIFT * d.C] = r->in[2][c] - mean * r->in[1][c] * norm;
+                s[AC_NORM_MEAN * d.C] = mean;
+                s[AC_NORM_R * d.C] = norm;
             }
         }
 }
 
 static void setup_merge(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
-    image_dims d = dims_of(ac_shape_of(g, n->in[3]));
+    ac_image d = ac_image_of(ac_shape_of(g, n->in[3]));
 
     (void)lim;
     for (int k = -1; k < 3; k++)
@@ -220,7 +279,7 @@ static void setup_merge(const ac_limits *lim, const ac_graph *g, const ac_node *
     ac_arg_int(l, n->at.i[0]);
     ac_arg_int(l, d.P);
     ac_arg_int(l, d.C);
-    ac_arg_int(l, CHUNK);
+    ac_arg_int(l, AC_NORM_CHUNK);
     ac_arg_int(l, ac_shape_of(g, n->in[0])->d[1]);
     ac_arg_float(l, (double)n->at.f[0]);
     ac_grid1(l, (size_t)(d.B * n->at.i[0]), lim->cls == AC_CLASS_CPU ? 1 : 32);
@@ -230,7 +289,8 @@ static const ac_kern kern_merge[] = {{"moments_merge", "norm", AC_CLASS_ANY, NUL
 const ac_op ac_op_moments_merge = {
     .name = "moments_merge", .n_in = 4, .infer = infer_merge, .ref = ref_merge, .kern = kern_merge};
 
-/* ------------------------------------------------------------------------------------------ channel_affine(x, s): act(x s[b,0,c] + s[b,1,c]) */
+/* ------------------------------------------------------------------------------------------ channel_affine(x, s):
+ * act(x s[b,0,c] + s[b,1,c]), s by moments_merge */
 
 static int infer_affine(ac_graph *g, ac_node *n)
 {
@@ -240,56 +300,47 @@ static int infer_affine(ac_graph *g, ac_node *n)
 
 static void ref_affine(const ac_ref *r)
 {
-    image_dims d = dims_of(r->shape[0]);
+    ac_image d = ac_image_of(r->shape[0]);
 
     for (int64_t i = 0; i < d.B * d.P * d.C; i++) {
-        const double *s = r->in[1] + i / d.C / d.P * 2 * d.C + i % d.C;
-        double v = r->in[0][i] * s[0] + s[d.C];
+        const double *s = r->in[1] + i / d.C / d.P * AC_NORM_ROWS * d.C + i % d.C;
+        double v = r->in[0][i] * s[AC_NORM_SCALE * d.C] + s[AC_NORM_SHIFT * d.C];
         r->out[i] = r->n->at.i[AC_AT_ACT] == AC_ACT_SILU ? silu(v) : v;
     }
 }
 
 static void setup_affine(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
-    image_dims d = dims_of(&n->shape);
-    int vw = lanes(lim);
-    int64_t vectors = AC_CEIL_DIV(d.C, (int64_t)vw), rows = d.B * d.P;
-    bool cpu = lim->cls == AC_CLASS_CPU;
-    int64_t rspan = cpu ? AC_MAX((int64_t)1, 8192 / d.C) : 1, vspan = cpu ? vectors : 1;
+    ac_image d = ac_image_of(&n->shape);
 
     (void)g;
-    ac_def(l, "VW=%d", vw);
+    ac_def(l, "VW=%d", ac_norm_lanes(lim));
     ac_def(l, "ACT=%d", n->at.i[AC_AT_ACT]);
     ac_arg_buf(l, -1);
     ac_arg_buf(l, 0);
     ac_arg_buf(l, 1);
-    ac_arg_int(l, rows);
+    ac_arg_int(l, d.B * d.P);
     ac_arg_int(l, d.P);
     ac_arg_int(l, d.C);
-    ac_arg_int(l, vspan);
-    ac_arg_int(l, rspan);
-    l->dims = 2;
-    l->local[0] = cpu ? 1 : AC_MIN((size_t)64, l->wg);
-    l->local[1] = 1;
-    l->global[0] = (size_t)AC_CEIL_DIV(AC_CEIL_DIV(vectors, vspan), (int64_t)l->local[0]) * l->local[0];
-    l->global[1] = (size_t)AC_CEIL_DIV(rows, rspan);
+    ac_pixel_grid(lim, ac_norm_lanes(lim), d.B * d.P, d.C, l);
 }
 
 static const ac_kern kern_affine[] = {{"channel_affine", "norm", AC_CLASS_ANY, NULL, NULL, setup_affine}, {0}};
 static const ac_case case_affine[] = {
-    {"silu", AC_SMALL, {{4, {2, 5, 3, 22}}, {3, {2, 2, 22}}}, {{[AC_AT_ACT] = AC_ACT_SILU}, {0}}, 2e-6},
-    {"plain", AC_SMALL, {{3, {2, 50, 64}}, {3, {2, 2, 64}}}, {{0}, {0}}, 2e-6},
+    {"silu", AC_SMALL, {{4, {2, 5, 3, 22}}, {3, {2, 4, 22}}}, {{[AC_AT_ACT] = AC_ACT_SILU}, {0}}, 2e-6},
+    {"plain", AC_SMALL, {{3, {2, 50, 64}}, {3, {2, 4, 64}}}, {{0}, {0}}, 2e-6},
     {0}};
 const ac_op ac_op_channel_affine = {.name = "channel_affine",
                                     .n_in = 2,
                                     .flags = AC_OP_INPLACE,
                                     .infer = infer_affine,
                                     .ref = ref_affine,
-                                    .flop = flop_in,
+                                    .flop = ac_norm_flop,
                                     .kern = kern_affine,
                                     .cases = case_affine};
 
-/* ------------------------------------------------------------------------------------------ layer_norm(x, w, b): at.f[0] eps */
+/* ------------------------------------------------------------------------------------------ layer_norm(x, w, b):
+ * at.f[0] eps */
 
 static int infer_layer_norm(ac_graph *g, ac_node *n)
 {
@@ -302,78 +353,95 @@ static int infer_layer_norm(ac_graph *g, ac_node *n)
     return 1;
 }
 
+/* s[0]: the mean of C values, s[1]: 1 / sqrt(their variance + eps). */
+static void row_statistics(const double *x, int64_t C, double eps, double s[2])
+{
+    double mean = 0, var = 0;
+
+    for (int64_t c = 0; c < C; c++)
+        mean += x[c] / (double)C;
+    for (int64_t c = 0; c < C; c++)
+        var += pow(x[c] - mean, 2) / (double)C;
+    s[0] = mean;
+    s[1] = 1 / sqrt(var + eps);
+}
+
 static void ref_layer_norm(const ac_ref *r)
 {
     int64_t C = r->n->shape.d[r->n->shape.n - 1], rows = ac_count(&r->n->shape) / C;
 
     for (int64_t m = 0; m < rows; m++) {
         const double *x = r->in[0] + m * C;
-        double mean = 0, var = 0;
+        double s[2];
+        row_statistics(x, C, (double)r->n->at.f[0], s);
         for (int64_t c = 0; c < C; c++)
-            mean += x[c] / (double)C;
-        for (int64_t c = 0; c < C; c++)
-            var += pow(x[c] - mean, 2) / (double)C;
-        for (int64_t c = 0; c < C; c++)
-            r->out[m * C + c] = (x[c] - mean) / sqrt(var + (double)r->n->at.f[0]) * r->in[1][c] + r->in[2][c];
+            r->out[m * C + c] = (x[c] - s[0]) * s[1] * r->in[1][c] + r->in[2][c];
     }
 }
 
-static void layer_norm_args(const ac_node *n, ac_launch *l)
+/* Output, inputs, then the rows and the width of x. */
+static void row_args(const ac_graph *g, const ac_node *n, ac_launch *l)
 {
-    int64_t C = n->shape.d[n->shape.n - 1];
+    const ac_shape *x = ac_shape_of(g, n->in[0]);
+    int64_t C = x->d[x->n - 1];
 
-    for (int k = -1; k < 3; k++)
+    for (int k = -1; k < n->n_in; k++)
         ac_arg_buf(l, k);
-    ac_arg_int(l, ac_count(&n->shape) / C);
+    ac_arg_int(l, ac_count(x) / C);
     ac_arg_int(l, C);
     ac_arg_float(l, (double)n->at.f[0]);
 }
 
-/* A work-group of WG items per row; WG is a power of two. */
-static void setup_layer_norm_tile(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+static int64_t rows_of(const ac_graph *g, const ac_node *n)
 {
-    int64_t C = n->shape.d[n->shape.n - 1];
-    size_t wg = AC_MIN((size_t)64, l->wg);
+    const ac_shape *x = ac_shape_of(g, n->in[0]);
 
-    (void)lim, (void)g;
-    while (wg & (wg - 1))
-        wg &= wg - 1;
-    ac_def(l, "WG=%zu", wg);
-    layer_norm_args(n, l);
-    l->dims = 1;
-    l->local[0] = wg;
-    l->global[0] = wg * (size_t)(ac_count(&n->shape) / C);
+    return ac_count(x) / x->d[x->n - 1];
 }
 
-static void setup_layer_norm(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+static void setup_rows_tile(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
-    (void)g;
-    ac_def(l, "VW=%d", lanes(lim));
-    layer_norm_args(n, l);
-    ac_grid1(l, (size_t)(ac_count(&n->shape) / n->shape.d[n->shape.n - 1]), lim->cls == AC_CLASS_CPU ? 1 : 64);
+    (void)lim;
+    ac_row_groups(rows_of(g, n), l);
+    row_args(g, n, l);
 }
 
-static bool accepts_wide(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+static void setup_rows(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
-    (void)g, (void)n;
-    return lim->max_wg >= 16 && lim->local_mem >= 1024;
+    ac_def(l, "VW=%d", ac_norm_lanes(lim));
+    row_args(g, n, l);
+    ac_grid1(l, (size_t)rows_of(g, n), lim->cls == AC_CLASS_CPU ? 1 : 64);
 }
 
-static const ac_kern kern_layer_norm[] = {{"layer_norm_tile", "norm", AC_CLASS_GPU, accepts_wide, NULL, setup_layer_norm_tile},
-                                          {"layer_norm_any", "norm", AC_CLASS_ANY, NULL, NULL, setup_layer_norm},
-                                          {0}};
+static const ac_kern kern_layer_norm[] = {
+    {"layer_norm_tile", "norm", AC_CLASS_GPU, ac_groups_accept, NULL, setup_rows_tile},
+    {"layer_norm_any", "norm", AC_CLASS_ANY, NULL, NULL, setup_rows},
+    {0}};
+#define LN(name, M, C, eps, tags)                                                                                      \
+    {                                                                                                                  \
+        name, tags, {{2, {M, C}}, {1, {C}}, {1, {C}}}, {{0}, {eps}}, 3e-6                                              \
+    }
 static const ac_case case_layer_norm[] = {
     {"2x7x32", AC_SMALL, {{3, {2, 7, 32}}, {1, {32}}, {1, {32}}}, {{0}, {1e-5f}}, 3e-6},
-    {"3x77", AC_SMALL, {{2, {3, 77}}, {1, {77}}, {1, {77}}}, {{0}, {1e-5f}}, 3e-6},
-    {"70x5", AC_SMALL, {{2, {70, 5}}, {1, {5}}, {1, {5}}}, {{0}, {1e-5f}}, 3e-6},
-    {"4096x320", AC_FULL, {{2, {4096, 320}}, {1, {320}}, {1, {320}}}, {{0}, {1e-5f}}, 3e-6},
-    {"1024x640", AC_FULL, {{2, {1024, 640}}, {1, {640}}, {1, {640}}}, {{0}, {1e-5f}}, 3e-6},
+    {"2x3x5x12", AC_SMALL, {{4, {2, 3, 5, 12}}, {1, {12}}, {1, {12}}}, {{0}, {1e-6f}}, 3e-6},
+    {"w_1x20", AC_SMALL, {{2, {6, 20}}, {2, {1, 20}}, {3, {1, 1, 20}}}, {{0}, {1e-5f}}, 3e-6},
+    {"one", AC_SMALL, {{1, {50}}, {1, {50}}, {1, {50}}}, {{0}, {1e-5f}}, 3e-6},
+    LN("3x77", 3, 77, 1e-5f, AC_SMALL),
+    LN("70x5", 70, 5, 1e-5f, AC_SMALL),
+    LN("1x16", 1, 16, 1e-5f, AC_SMALL),
+    LN("64x17", 64, 17, 1e-5f, AC_SMALL),
+    LN("65x33", 65, 33, 1e-2f, AC_SMALL),
+    LN("130x2", 130, 2, 0.5f, AC_SMALL),
+    LN("9x257", 9, 257, 1e-6f, AC_SMALL),
+    LN("4096x320", 4096, 320, 1e-5f, AC_FULL),
+    LN("1024x640", 1024, 640, 1e-5f, AC_FULL),
     {0}};
 const ac_op ac_op_layer_norm = {.name = "layer_norm",
                                 .n_in = 3,
                                 .infer = infer_layer_norm,
+                                .vjp = ac_layer_norm_vjp,
                                 .ref = ref_layer_norm,
-                                .flop = flop_in,
+                                .flop = ac_norm_flop,
                                 .kern = kern_layer_norm,
                                 .cases = case_layer_norm};
 
@@ -382,3 +450,43 @@ ac_id ac_layer_norm(ac_graph *g, ac_id x, ac_id w, ac_id b, double eps)
     ac_at at = {.f = {(float)eps}};
     return ac_add_node(g, &ac_op_layer_norm, (ac_id[]){x, w, b}, 3, &at);
 }
+
+/* ------------------------------------------------------------------------------------------ row_moments(x) -> [rows,
+ * 2]: mean, 1 / sqrt(var + eps) at.f[0] eps. What the gradient of layer_norm needs. */
+
+static int infer_row_moments(ac_graph *g, ac_node *n)
+{
+    n->shape = (ac_shape){2, {rows_of(g, n), 2}};
+    return 1;
+}
+
+static void ref_row_moments(const ac_ref *r)
+{
+    int64_t rows = r->n->shape.d[0], C = ac_count(r->shape[0]) / rows;
+
+    for (int64_t m = 0; m < rows; m++)
+        row_statistics(r->in[0] + m * C, C, (double)r->n->at.f[0], r->out + 2 * m);
+}
+
+static const ac_kern kern_row_moments[] = {
+    {"row_moments_tile", "norm", AC_CLASS_GPU, ac_groups_accept, NULL, setup_rows_tile},
+    {"row_moments_any", "norm", AC_CLASS_ANY, NULL, NULL, setup_rows},
+    {0}};
+static const ac_case case_row_moments[] = {{"2x7x32", AC_SMALL, {{3, {2, 7, 32}}}, {{0}, {1e-5f}}, 3e-6},
+                                           {"70x5", AC_SMALL, {{2, {70, 5}}}, {{0}, {1e-5f}}, 3e-6},
+                                           {"3x77", AC_SMALL, {{2, {3, 77}}}, {{0}, {1e-2f}}, 3e-6},
+                                           {"1", AC_SMALL, {{1, {1}}}, {{0}, {0.25f}}, 3e-6},
+                                           {"9x16", AC_SMALL, {{2, {9, 16}}}, {{0}, {1e-5f}}, 3e-6},
+                                           {"9x15", AC_SMALL, {{2, {9, 15}}}, {{0}, {1e-5f}}, 3e-6},
+                                           {"2x3x5x17", AC_SMALL, {{4, {2, 3, 5, 17}}}, {{0}, {1e-5f}}, 3e-6},
+                                           {"65x64", AC_SMALL, {{2, {65, 64}}}, {{0}, {1e-6f}}, 3e-6},
+                                           {"2x1280", AC_SMALL, {{2, {2, 1280}}}, {{0}, {1e-5f}}, 3e-6},
+                                           {"257x2", AC_SMALL, {{2, {257, 2}}}, {{0}, {0.5f}}, 3e-6},
+                                           {0}};
+const ac_op ac_op_row_moments = {.name = "row_moments",
+                                 .n_in = 1,
+                                 .infer = infer_row_moments,
+                                 .ref = ref_row_moments,
+                                 .flop = ac_norm_flop,
+                                 .kern = kern_row_moments,
+                                 .cases = case_row_moments};

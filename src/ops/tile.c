@@ -185,8 +185,8 @@ void ac_conv_any_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
     n->in[1] = ac_stored(g, n->in[1]);
 }
 
-/* Both kernels take the same arguments. */
-static void conv_args(const ac_graph *g, const ac_node *n, const ac_cv *d, ac_launch *l)
+/* GEOMETRY_PARAMS of the kernels. */
+static void geometry_args(const ac_cv *d, ac_launch *l)
 {
     const int size[] = {d->H,
                         d->W,
@@ -201,11 +201,17 @@ static void conv_args(const ac_graph *g, const ac_node *n, const ac_cv *d, ac_la
                         d->up_h ? d->up_h : d->H,
                         d->up_w ? d->up_w : d->W};
 
+    for (size_t i = 0; i < AC_LEN(size); i++)
+        ac_arg_int(l, size[i]);
+}
+
+/* Both kernels take the same arguments. */
+static void conv_args(const ac_graph *g, const ac_node *n, const ac_cv *d, ac_launch *l)
+{
     product_args(g, n, l);
     ac_arg_int(l, (int64_t)d->B * d->OH * d->OW);
     ac_arg_int(l, d->K);
-    for (size_t i = 0; i < AC_LEN(size); i++)
-        ac_arg_int(l, size[i]);
+    geometry_args(d, l);
 }
 
 void ac_conv_tile_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
@@ -227,6 +233,36 @@ void ac_conv_any_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n
     (void)lim;
     ac_conv_dims(g, n, &d);
     conv_args(g, n, &d, l);
+    ac_grid1(l, (size_t)ac_count(&n->shape), 64);
+}
+
+/* ------------------------------------------------------------------------------------------ conv_bx, conv_bw */
+
+void ac_conv_bx_any_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    ac_cv d;
+
+    (void)lim;
+    ac_conv_bx_dims(g, n, &d);
+    product_args(g, n, l);
+    ac_arg_int(l, ac_count(&n->shape));
+    ac_arg_int(l, d.K);
+    geometry_args(&d, l);
+    ac_grid1(l, (size_t)ac_count(&n->shape), 64);
+}
+
+void ac_conv_bw_any_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    ac_cv d;
+
+    (void)lim;
+    ac_conv_bw_dims(g, n, &d);
+    for (int k = -1; k < 2; k++)
+        ac_arg_buf(l, k);
+    ac_arg_int(l, ac_count(&n->shape));
+    ac_arg_int(l, (int64_t)d.B * d.OH * d.OW);
+    ac_arg_int(l, d.K);
+    geometry_args(&d, l);
     ac_grid1(l, (size_t)ac_count(&n->shape), 64);
 }
 

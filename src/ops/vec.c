@@ -187,16 +187,54 @@ void ac_matmul_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node 
 }
 
 /* ------------------------------------------------------------------------------------------ conv_pack(w) -> [panels, taps, C, panel]
- * at.i: 1 storage type, 3 lanes */
+ * at.i: 1 storage type, 3 lanes; 4 0, or for the gradient of the input the stride, 5 and 6 padding at top and left modulo it:
+ * then [panels of C, taps by phase, K, panel], see cl/conv.cl */
+
+enum { PK_STRIDE = 4, PK_TOP, PK_LEFT };
 
 static int infer_conv_pack(ac_graph *g, ac_node *n)
 {
     const ac_shape *w = ac_shape_of(g, n->in[0]);
-    int vw = n->at.i[PK_VW];
+    int64_t panel = 2 * n->at.i[PK_VW], lanes = w->d[n->at.i[PK_STRIDE] ? 1 : 0], rows = w->d[n->at.i[PK_STRIDE] ? 0 : 1];
 
     n->type = (ac_type)n->at.i[PK_TYPE];
-    n->shape = (ac_shape){4, {AC_CEIL_DIV(w->d[0], (int64_t)2 * vw), w->d[2] * w->d[3], w->d[1], 2 * vw}};
+    n->shape = (ac_shape){4, {AC_CEIL_DIV(lanes, panel), w->d[2] * w->d[3], rows, panel}};
     return 1;
+}
+
+/* Taps of `size` that read the rows of a phase, the first of them in *first; as in cl/conv.cl. */
+static int64_t phase_taps(const ac_node *n, int phase, int before, int64_t size, int64_t *first)
+{
+    int stride = n->at.i[PK_STRIDE];
+
+    *first = (phase + before) % stride;
+    return (size - *first + stride - 1) / stride;
+}
+
+/* Writes the row of lanes c of each k for one tap. */
+static double *ref_pack_bx_tap(const ac_ref *r, int64_t panel, int64_t tap, double *to)
+{
+    const ac_shape *w = r->shape[0], *y = &r->n->shape;
+
+    for (int64_t k = 0; k < y->d[2]; k++)
+        for (int64_t lane = 0; lane < y->d[3]; lane++) {
+            int64_t c = panel * y->d[3] + lane;
+            *to++ = c < w->d[1] ? r->in[0][(k * w->d[1] + c) * y->d[1] + tap] : 0;
+        }
+    return to;
+}
+
+static void ref_pack_bx(const ac_ref *r)
+{
+    const int32_t *at = r->n->at.i;
+    int64_t R = r->shape[0]->d[2], S = r->shape[0]->d[3], i, j;
+    double *to = r->out;
+
+    for (int64_t panel = 0; panel < r->n->shape.d[0]; panel++)
+        for (int phase = 0; phase < at[PK_STRIDE] * at[PK_STRIDE]; phase++)
+            for (int64_t u = phase_taps(r->n, phase / at[PK_STRIDE], at[PK_TOP], R, &i); u-- > 0;)
+                for (int64_t v = phase_taps(r->n, phase % at[PK_STRIDE], at[PK_LEFT], S, &j); v-- > 0;)
+                    to = ref_pack_bx_tap(r, panel, (i + u * at[PK_STRIDE]) * S + j + v * at[PK_STRIDE], to);
 }
 
 static void ref_conv_pack(const ac_ref *r)
@@ -204,6 +242,10 @@ static void ref_conv_pack(const ac_ref *r)
     const ac_shape *w = r->shape[0], *y = &r->n->shape;
     int64_t taps = y->d[1], C = y->d[2], lanes = y->d[3], i = 0;
 
+    if (r->n->at.i[PK_STRIDE]) {
+        ref_pack_bx(r);
+        return;
+    }
     for (int64_t p = 0; p < y->d[0]; p++)
         for (int64_t t = 0; t < taps; t++)
             for (int64_t c = 0; c < C; c++)
@@ -230,10 +272,43 @@ static void setup_conv_pack(const ac_limits *lim, const ac_graph *g, const ac_no
     one_item_grid(l, AC_CEIL_DIV(C * taps, (int64_t)64), n->shape.d[0], 1);
 }
 
-static const ac_kern kern_conv_pack[] = {{"conv_pack", "conv", AC_CLASS_CPU, NULL, NULL, setup_conv_pack}, {0}};
+static void setup_conv_bx_pack(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    const ac_node *w = ac_at_node(g, n->in[0]);
+
+    (void)lim;
+    ac_def(l, "VW=%d", n->at.i[PK_VW]);
+    ac_def(l, "ST=%d", w->type);
+    ac_def(l, "WT=%d", n->type);
+    ac_arg_buf(l, -1);
+    ac_arg_buf(l, 0);
+    for (int k = 0; k < 4; k++)
+        ac_arg_int(l, w->shape.d[k]);
+    for (int k = PK_STRIDE; k <= PK_LEFT; k++)
+        ac_arg_int(l, n->at.i[k]);
+    one_item_grid(l, AC_CEIL_DIV(w->shape.d[0], (int64_t)16), n->shape.d[0], 1);
+}
+
+static bool packs_forward(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+{
+    (void)lim, (void)g;
+    return !n->at.i[PK_STRIDE];
+}
+
+static bool packs_backward(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+{
+    return !packs_forward(lim, g, n);
+}
+
+static const ac_kern kern_conv_pack[] = {{"conv_pack", "conv", AC_CLASS_CPU, packs_forward, NULL, setup_conv_pack},
+                                        {"conv_bx_pack", "conv", AC_CLASS_CPU, packs_backward, NULL, setup_conv_bx_pack},
+                                        {0}};
 static const ac_case case_conv_pack[] = {{"37x5x3x3", AC_SMALL, {{4, {37, 5, 3, 3}}}, {{0, AC_F32, 0, 8}, {0}}, 1e-7},
                                          {"32x16x1x2", AC_SMALL, {{4, {32, 16, 1, 2}}}, {{0, AC_F32, 0, 16}, {0}}, 1e-7},
                                          {"70x24x3x3_f16", AC_SMALL, {{4, {70, 24, 3, 3}}}, {{0, AC_F16, 0, 4}, {0}}, 6e-4},
+                                         {"bx_19x70x3x3", AC_SMALL, {{4, {19, 70, 3, 3}}}, {{0, AC_F32, 0, 16, 1, 0, 0}, {0}}, 1e-7},
+                                         {"bx_37x5x4x5_s2", AC_SMALL, {{4, {37, 5, 4, 5}}}, {{0, AC_F32, 0, 8, 2, 1, 0}, {0}}, 1e-7},
+                                         {"bx_7x33x2x7_s3_f16", AC_SMALL, {{4, {7, 33, 2, 7}}}, {{0, AC_F16, 0, 4, 3, 2, 1}, {0}}, 6e-4},
                                          {0}};
 const ac_op ac_op_conv_pack = {.name = "conv_pack",
                                .n_in = 1,
@@ -261,114 +336,234 @@ void ac_conv_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
     n->in[ZEROS] = ac_fill(g, ac_dims(1, DEPTH), 0);
 }
 
-void ac_conv_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+/* X [B,H,W,C] by filters of R x S to [B,OH,OW,K], in d; `phases` of the gradient of an input, 0: the forward pass. */
+static void conv_launch(const ac_limits *lim, const ac_graph *g, const ac_node *n, const ac_cv *d, int phases, ac_launch *l)
 {
     const ac_node *w = ac_at_node(g, n->in[1]);
-    int64_t M, tiles, panels = w->shape.d[0];
+    int64_t M = (int64_t)d->B * d->OH * d->OW, panels = w->shape.d[0], most = M, tiles;
+    const int size[] = {d->H, d->W, d->C, d->K, d->OH, d->OW, d->R, d->S, d->stride, d->stride, d->top, d->left};
     int run;
-    ac_cv d;
 
-    ac_conv_dims(g, n, &d);
-    M = (int64_t)d.B * d.OH * d.OW;
-    tiles = AC_CEIL_DIV(M, (int64_t)tile_rows(lim));
-    run = run_length(lim, tiles, panels);
+    if (phases)
+        most = (int64_t)d->B * AC_CEIL_DIV(d->OH, phases) * AC_CEIL_DIV(d->OW, phases);
+    tiles = AC_CEIL_DIV(most, (int64_t)tile_rows(lim));
+    run = run_length(lim, tiles * AC_MAX(phases * phases, 1), panels);
     epilogue_defs(lim, n, l);
     ac_def(l, "WT=%d", w->type);
-    if (d.up_h)
+    if (d->up_h)
         ac_def(l, "UPSAMPLE");
+    if (phases)
+        ac_def(l, "PHASES=%d", phases);
     ac_arg_buf(l, -1);
     ac_arg_buf(l, 0);
     ac_arg_buf(l, 1);
     ac_arg_buf(l, ZEROS);
     epilogue_args(n, l);
     ac_arg_int(l, M);
-    ac_arg_int(l, d.H);
-    ac_arg_int(l, d.W);
-    ac_arg_int(l, d.C);
-    ac_arg_int(l, d.K);
-    ac_arg_int(l, d.OH);
-    ac_arg_int(l, d.OW);
-    ac_arg_int(l, d.R);
-    ac_arg_int(l, d.S);
-    ac_arg_int(l, d.stride);
-    ac_arg_int(l, d.stride);
-    ac_arg_int(l, d.top);
-    ac_arg_int(l, d.left);
-    if (d.up_h) {
-        ac_arg_int(l, d.up_h);
-        ac_arg_int(l, d.up_w);
+    for (size_t i = 0; i < AC_LEN(size); i++)
+        ac_arg_int(l, size[i]);
+    if (d->up_h) {
+        ac_arg_int(l, d->up_h);
+        ac_arg_int(l, d->up_w);
     }
     ac_arg_int(l, run);
-    one_item_grid(l, panels, AC_CEIL_DIV(tiles, (int64_t)run), 1);
+    one_item_grid(l, panels, AC_CEIL_DIV(tiles, (int64_t)run), AC_MAX(phases * phases, 1));
 }
 
-/* ------------------------------------------------------------------------------------------ attn_pack(k, v): keys and values as attn_vec reads them
- * at.i: 0 heads, 3 lanes. First the keys of all heads, then the values; layout in cl/attn.cl. */
-
-enum { PK_HEADS };
-
-static int64_t head_size(const ac_shape *k, const ac_node *n)
+void ac_conv_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
-    return k->d[2] / n->at.i[PK_HEADS];
+    ac_cv d;
+
+    ac_conv_dims(g, n, &d);
+    conv_launch(lim, g, n, &d, 0, l);
 }
 
-static int infer_attn_pack(ac_graph *g, ac_node *n)
-{
-    const ac_shape *k = ac_shape_of(g, n->in[0]);
-    int64_t vw = n->at.i[PK_VW], D = head_size(k, n), keys = AC_CEIL_DIV(k->d[1], 2 * vw) * 2 * vw, lanes = AC_CEIL_DIV(D, vw) * vw;
+/* ------------------------------------------------------------------------------------------ conv_bx by conv_vec */
 
-    n->shape = (ac_shape){2, {k->d[0] * n->at.i[PK_HEADS], keys * D + k->d[1] * lanes}};
+void ac_conv_bx_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
+{
+    const int32_t *i = n->at.i;
+    int stride = i[AC_CV_STRIDE];
+    ac_at at = {.i = {[PK_TYPE] = ac_pack_type(g, n->in[1]), [PK_VW] = lim->vw, [PK_STRIDE] = stride, [PK_TOP] = i[AC_CV_TOP] % stride,
+                      [PK_LEFT] = i[AC_CV_LEFT] % stride}};
+
+    n->in[1] = ac_add_node(g, &ac_op_conv_pack, &n->in[1], 1, &at);
+    n->in[ZEROS] = ac_fill(g, ac_dims(1, DEPTH), 0);
+}
+
+/* A convolution of stride 1 of gy by the reversed filters, or, of a larger stride, one for each phase of the input's pixels. */
+void ac_conv_bx_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    ac_cv d, t;
+
+    ac_conv_bx_dims(g, n, &d);
+    t = (ac_cv){.B = d.B, .H = d.OH, .W = d.OW, .C = d.K, .K = d.C, .R = d.R, .S = d.S, .OH = d.H, .OW = d.W, .stride = 1};
+    if (d.stride == 1) {
+        t.top = d.R - 1 - d.top;
+        t.left = d.S - 1 - d.left;
+    } else {
+        t.top = d.top;
+        t.left = d.left;
+    }
+    conv_launch(lim, g, n, &t, d.stride == 1 ? 0 : d.stride, l);
+}
+
+/* ------------------------------------------------------------------------------------------ conv_bw_frame(x [B,H,W,C]) -> [n]: panels of images in frames
+ * of zeros, see cl/conv_grad.cl. at.i: 0 and 1 height and width with the frame, 2 and 3 its width at top and left, 4 lanes, 5 zeros
+ * after the last */
+
+enum { FRAME_H, FRAME_W, FRAME_TOP, FRAME_LEFT, FRAME_LANES, FRAME_SLACK };
+
+static int infer_frame(ac_graph *g, ac_node *n)
+{
+    const ac_shape *x = ac_shape_of(g, n->in[0]);
+    const int32_t *at = n->at.i;
+    int64_t lanes = AC_CEIL_DIV(x->d[3], (int64_t)at[FRAME_LANES]) * at[FRAME_LANES];
+
+    n->shape = (ac_shape){1, {x->d[0] * at[FRAME_H] * at[FRAME_W] * lanes + at[FRAME_SLACK]}};
     return 1;
 }
 
-static void setup_attn_pack(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+static void ref_frame(const ac_ref *r)
 {
-    const ac_shape *k = ac_shape_of(g, n->in[0]);
+    const ac_shape *x = r->shape[0];
+    const int32_t *at = r->n->at.i;
+    int64_t row = 0, end = ac_count(&r->n->shape) - at[FRAME_SLACK];
 
-    (void)lim;
-    ac_def(l, "VW=%d", n->at.i[PK_VW]);
-    ac_def(l, "D=%d", (int)head_size(k, n));
-    for (int i = -1; i < 2; i++)
-        ac_arg_buf(l, i);
-    ac_arg_int(l, k->d[1]);
-    ac_arg_int(l, n->at.i[PK_HEADS]);
-    one_item_grid(l, AC_CEIL_DIV(k->d[1], (int64_t)2 * n->at.i[PK_VW]), k->d[0] * n->at.i[PK_HEADS], 1);
+    for (int64_t k = 0; k < end; k++) {
+        int64_t lane = k % at[FRAME_LANES], j, i, b;
+        row = k / at[FRAME_LANES];
+        j = row % at[FRAME_W] - at[FRAME_LEFT];
+        i = row / at[FRAME_W] % at[FRAME_H] - at[FRAME_TOP];
+        b = row / at[FRAME_W] / at[FRAME_H];
+        lane += b / x->d[0] * at[FRAME_LANES];
+        r->out[k] = i < 0 || i >= x->d[1] || j < 0 || j >= x->d[2] || lane >= x->d[3]
+                        ? 0
+                        : r->in[0][((b % x->d[0] * x->d[1] + i) * x->d[2] + j) * x->d[3] + lane];
+    }
+    for (int k = 0; k < at[FRAME_SLACK]; k++)
+        r->out[end + k] = 0;
 }
 
-static const ac_kern kern_attn_pack[] = {{"attn_pack", "attn", AC_CLASS_CPU, NULL, NULL, setup_attn_pack}, {0}};
-const ac_op ac_op_attn_pack = {.name = "attn_pack", .n_in = 2, .infer = infer_attn_pack, .kern = kern_attn_pack};
-
-/* ------------------------------------------------------------------------------------------ attn_vec */
-
-bool ac_attn_vec_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+static void setup_frame(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
-    (void)lim;
-    return n->shape.d[2] / n->at.i[PK_HEADS] <= 512 && (!n->at.i[1] || ac_shape_of(g, n->in[0])->d[1] == n->at.i[2]);
+    const ac_shape *x = ac_shape_of(g, n->in[0]);
+    const int32_t *at = n->at.i;
+
+    ac_def(l, "VW=%d", lim->vw);
+    ac_arg_buf(l, -1);
+    ac_arg_buf(l, 0);
+    for (int k = 1; k < 4; k++)
+        ac_arg_int(l, x->d[k]);
+    ac_arg_int(l, at[FRAME_H]);
+    ac_arg_int(l, at[FRAME_W]);
+    ac_arg_int(l, at[FRAME_LANES]);
+    ac_arg_int(l, at[FRAME_TOP]);
+    ac_arg_int(l, at[FRAME_LEFT]);
+    ac_arg_int(l, at[FRAME_SLACK]);
+    one_item_grid(l, x->d[0] * at[FRAME_H], AC_CEIL_DIV(x->d[3], (int64_t)at[FRAME_LANES]), 1);
 }
 
-void ac_attn_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
-{
-    ac_at at = {.i = {[PK_HEADS] = n->at.i[PK_HEADS], [PK_VW] = lim->vw}};
+static const ac_kern kern_frame[] = {{"conv_bw_frame", "conv_grad", AC_CLASS_CPU, NULL, NULL, setup_frame}, {0}};
+static const ac_case case_frame[] = {{"5x4_same", AC_SMALL, {{4, {2, 5, 4, 9}}}, {{7, 6, 1, 1, 9, 32}, {0}}, 1e-9},
+                                     {"5x19_cropped", AC_SMALL, {{4, {1, 5, 19, 33}}}, {{4, 18, 0, 2, 16, 1}, {0}}, 1e-9},
+                                     {"beside", AC_SMALL, {{4, {2, 2, 2, 70}}}, {{7, 8, 4, 9, 32, 8}, {0}}, 1e-9},
+                                     {0}};
+const ac_op ac_op_conv_bw_frame = {
+    .name = "conv_bw_frame", .n_in = 1, .infer = infer_frame, .ref = ref_frame, .kern = kern_frame, .cases = case_frame};
 
-    n->in[1] = ac_add_node(g, &ac_op_attn_pack, &n->in[1], 2, &at);
-    n->in[2] = AC_NONE;
+/* ------------------------------------------------------------------------------------------ conv_bw_rows(gy [B,OH,OW,K]) -> [tiles, pixels, rows of a tile]
+ * at.i: 0 rows */
+
+static int infer_rows(ac_graph *g, ac_node *n)
+{
+    const ac_shape *gy = ac_shape_of(g, n->in[0]);
+    int64_t K = gy->d[gy->n - 1], rows = n->at.i[0];
+
+    n->shape = (ac_shape){3, {AC_CEIL_DIV(K, rows), ac_count(gy) / K, rows}};
+    return 1;
 }
 
-void ac_attn_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+static void ref_rows(const ac_ref *r)
 {
-    int heads = n->at.i[PK_HEADS];
+    const int64_t *d = r->n->shape.d, K = r->shape[0]->d[r->shape[0]->n - 1];
+    int64_t at = 0;
 
-    (void)g;
+    for (int64_t tile = 0; tile < d[0]; tile++)
+        for (int64_t m = 0; m < d[1]; m++)
+            for (int64_t k = tile * d[2]; k < (tile + 1) * d[2]; k++, at++)
+                r->out[at] = k < K ? r->in[0][m * K + k] : 0;
+}
+
+static void setup_rows(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    const ac_shape *gy = ac_shape_of(g, n->in[0]);
+
+    ac_def(l, "VW=%d", lim->vw);
+    ac_def(l, "ROWS=%d", n->at.i[0]);
+    ac_arg_buf(l, -1);
+    ac_arg_buf(l, 0);
+    ac_arg_int(l, n->shape.d[1]);
+    ac_arg_int(l, gy->d[gy->n - 1]);
+    one_item_grid(l, AC_CEIL_DIV(n->shape.d[1], (int64_t)64), 1, 1);
+}
+
+static const ac_kern kern_rows[] = {{"conv_bw_rows", "conv_grad", AC_CLASS_CPU, NULL, NULL, setup_rows}, {0}};
+static const ac_case case_rows[] = {{"130x25", AC_SMALL, {{4, {2, 5, 13, 25}}}, {{11}, {0}}, 1e-9},
+                                    {"64x12", AC_SMALL, {{2, {64, 12}}}, {{6}, {0}}, 1e-9},
+                                    {"1x3", AC_SMALL, {{4, {1, 1, 1, 3}}}, {{6}, {0}}, 1e-9},
+                                    {0}};
+const ac_op ac_op_conv_bw_rows = {
+    .name = "conv_bw_rows", .n_in = 1, .infer = infer_rows, .ref = ref_rows, .kern = kern_rows, .cases = case_rows};
+
+/* ------------------------------------------------------------------------------------------ conv_bw */
+
+/* Input rows (or columns) that the filters read. */
+static int64_t frame_size(int64_t out, int64_t filter, int stride)
+{
+    return (out - 1) * stride + filter;
+}
+
+void ac_conv_bw_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
+{
+    const int32_t *i = n->at.i;
+    ac_at frame, rows = {.i = {tile_rows(lim)}};
+    ac_cv d;
+
+    ac_conv_bw_dims(g, n, &d);
+    frame = (ac_at){.i = {[FRAME_H] = (int32_t)frame_size(d.OH, d.R, d.stride), [FRAME_W] = (int32_t)frame_size(d.OW, d.S, d.stride),
+                          [FRAME_TOP] = i[AC_CV_TOP], [FRAME_LEFT] = i[AC_CV_LEFT], [FRAME_LANES] = AC_MIN(d.C, panel(lim)),
+                          [FRAME_SLACK] = panel(lim)}};
+    n->in[0] = ac_add_node(g, &ac_op_conv_bw_frame, &n->in[0], 1, &frame);
+    n->in[1] = ac_add_node(g, &ac_op_conv_bw_rows, &n->in[1], 1, &rows);
+}
+
+void ac_conv_bw_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    enum { TAPS = 16 }; /* as in cl/conv_grad.cl */
+    const ac_shape *rows = ac_shape_of(g, n->in[1]);
+    const int32_t *at = n->at.i;
+    int64_t K = n->shape.d[0], C = n->shape.d[1], R = n->shape.d[2], S = n->shape.d[3];
+    int64_t lanes = AC_MIN(C, (int64_t)panel(lim)), taps = lanes < panel(lim) ? R : R * S;
+    int64_t panels = AC_CEIL_DIV(C * R * S / taps, (int64_t)panel(lim)), parts = AC_CEIL_DIV(taps, (int64_t)TAPS);
+
+    while (parts < taps && parts * panels * rows->d[0] < (int64_t)lim->units * ITEMS_PER_UNIT)
+        parts++;
     ac_def(l, "VW=%d", lim->vw);
     ac_def(l, "ROWS=%d", tile_rows(lim));
-    ac_def(l, "D=%d", (int)(n->shape.d[2] / heads));
-    if (n->at.i[1])
-        ac_def(l, "CAUSAL");
-    for (int i = -1; i < 2; i++)
-        ac_arg_buf(l, i);
-    ac_arg_int(l, n->shape.d[1]);
-    ac_arg_int(l, n->at.i[2]);
-    ac_arg_int(l, heads);
-    ac_arg_float(l, (double)n->at.f[0]);
-    one_item_grid(l, AC_CEIL_DIV(n->shape.d[1], (int64_t)tile_rows(lim)), n->shape.d[0] * heads, 1);
+    for (int k = -1; k < 2; k++)
+        ac_arg_buf(l, k);
+    ac_arg_int(l, rows->d[1]);
+    ac_arg_int(l, frame_size(at[AC_BW_OH], R, at[AC_CV_STRIDE]));
+    ac_arg_int(l, frame_size(at[AC_BW_OW], S, at[AC_CV_STRIDE]));
+    ac_arg_int(l, C);
+    ac_arg_int(l, K);
+    ac_arg_int(l, at[AC_BW_OH]);
+    ac_arg_int(l, at[AC_BW_OW]);
+    ac_arg_int(l, R);
+    ac_arg_int(l, S);
+    ac_arg_int(l, at[AC_CV_STRIDE]);
+    ac_arg_int(l, lanes);
+    ac_arg_int(l, AC_CEIL_DIV(taps, parts));
+    one_item_grid(l, panels, rows->d[0], AC_CEIL_DIV(taps, AC_CEIL_DIV(taps, parts)));
 }
