@@ -1,16 +1,18 @@
 /* mem.c - the one allocator, checked sizes, growable arrays and strings. */
 #include "base/mem.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static unsigned long alloc_count, alloc_fail_at;
+/* Atomic: the threads of a loader allocate too. */
+static atomic_ulong alloc_count, alloc_fail_at;
 
 static bool fail_now(void)
 {
-    alloc_count++;
-    return alloc_fail_at && alloc_count == alloc_fail_at;
+    unsigned long n = atomic_fetch_add_explicit(&alloc_count, 1, memory_order_relaxed) + 1;
+    return n == atomic_load_explicit(&alloc_fail_at, memory_order_relaxed);
 }
 
 unsigned long ac_alloc_fail_at(unsigned long n)

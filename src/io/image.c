@@ -1,14 +1,11 @@
 /* image.c - 8-bit RGB pictures: making, reading by content, WebP, grids and resizing. */
 #include "io/image_file.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <webp/decode.h>
 #include "base/file.h"
-
-#define WEBP_MAX ((size_t)512 << 20) /* bytes of a file */
 
 static bool good_side(size_t n)
 {
@@ -36,17 +33,20 @@ static int no_room(ac_diag *dg, size_t width, size_t height)
     return ac_nomem(dg, sizeof(addcl_image) + width * height * 3);
 }
 
-int ac_image_check_size(size_t width, size_t height, const char *path, ac_diag *dg)
+int ac_image_check_size(const ac_image_src *src, size_t width, size_t height, ac_diag *dg)
 {
-    if (good_side(width) && good_side(height))
-        return 0;
-    return ac_fail(dg, ADDCL_E_UNSUPPORTED, "%s: image of %zu x %zu pixels: expected sides of 1..%d", path, width,
-                   height, AC_IMAGE_SIDE_MAX);
+    if (!good_side(width) || !good_side(height))
+        return ac_fail(dg, ADDCL_E_UNSUPPORTED, "%s: image of %zu x %zu pixels: expected sides of 1..%d", src->name,
+                       width, height, AC_IMAGE_SIDE_MAX);
+    if (src->opts->max_pixels > 0 && width * height > src->opts->max_pixels)
+        return ac_fail(dg, ADDCL_E_UNSUPPORTED, "%s: image of %zu x %zu pixels: expected at most %zu in all", src->name,
+                       width, height, src->opts->max_pixels);
+    return 0;
 }
 
-int ac_image_claim(size_t width, size_t height, const char *path, ac_diag *dg, addcl_image **out)
+int ac_image_claim(const ac_image_src *src, size_t width, size_t height, ac_diag *dg, addcl_image **out)
 {
-    int rc = ac_image_check_size(width, height, path, dg);
+    int rc = ac_image_check_size(src, width, height, dg);
 
     if (rc < 0)
         return rc;
@@ -67,17 +67,17 @@ static int webp_fail(ac_diag *dg, const char *path, VP8StatusCode status)
     return ac_fail(dg, ADDCL_E_FORMAT, "%s: WebP: %s", path, status < AC_LEN(why) ? why[status] : "unknown error");
 }
 
-/* n pixels of RGBA -> RGB on white; may work in place. */
-static void on_white(uint8_t *rgb, const uint8_t *rgba, size_t n)
+/* n pixels of RGBA -> RGB on a background. */
+static void blend(uint8_t *rgb, const uint8_t *rgba, size_t n, const uint8_t background[3])
 {
     for (size_t i = 0; i < n; i++, rgb += 3, rgba += 4) {
         unsigned a = rgba[3];
         for (int c = 0; c < 3; c++)
-            rgb[c] = (uint8_t)((rgba[c] * a + 255 * (255 - a) + 127) / 255);
+            rgb[c] = (uint8_t)((rgba[c] * a + background[c] * (255 - a) + 127) / 255);
     }
 }
 
-static int decode_webp(const uint8_t *data, size_t n, const char *path, ac_diag *dg, addcl_image **out)
+static int read_webp(const ac_image_src *src, ac_diag *dg, addcl_image **out)
 {
     WebPDecoderConfig cfg;
     uint8_t *rgba = NULL;
@@ -86,12 +86,12 @@ static int decode_webp(const uint8_t *data, size_t n, const char *path, ac_diag 
     int rc = 0;
 
     if (!WebPInitDecoderConfig(&cfg))
-        return ac_fail(dg, ADDCL_E_INTERNAL, "%s: WebP: the library's version does not fit its header", path);
-    if ((status = WebPGetFeatures(data, n, &cfg.input)) != VP8_STATUS_OK)
-        return webp_fail(dg, path, status);
+        return ac_fail(dg, ADDCL_E_INTERNAL, "%s: WebP: the library's version does not fit its header", src->name);
+    if ((status = WebPGetFeatures(src->data, src->n, &cfg.input)) != VP8_STATUS_OK)
+        return webp_fail(dg, src->name, status);
     if (cfg.input.has_animation)
-        return ac_fail(dg, ADDCL_E_UNSUPPORTED, "%s: WebP: animations are not supported", path);
-    AC_TRY(ac_image_claim((size_t)cfg.input.width, (size_t)cfg.input.height, path, dg, out));
+        return ac_fail(dg, ADDCL_E_UNSUPPORTED, "%s: WebP: animations are not supported", src->name);
+    AC_TRY(ac_image_claim(src, (size_t)cfg.input.width, (size_t)cfg.input.height, dg, out));
     pixels = (size_t)cfg.input.width * (size_t)cfg.input.height;
     if (cfg.input.has_alpha && !(rgba = ac_calloc(pixels, 4)))
         AC_TRY(ac_nomem(dg, pixels * 4));
@@ -100,56 +100,55 @@ static int decode_webp(const uint8_t *data, size_t n, const char *path, ac_diag 
     cfg.output.u.RGBA.rgba = rgba ? rgba : (*out)->rgb;
     cfg.output.u.RGBA.stride = cfg.input.width * (rgba ? 4 : 3);
     cfg.output.u.RGBA.size = pixels * (rgba ? 4 : 3);
-    status = WebPDecode(data, n, &cfg);
+    status = WebPDecode(src->data, src->n, &cfg);
     WebPFreeDecBuffer(&cfg.output);
     if (status != VP8_STATUS_OK)
-        AC_TRY(webp_fail(dg, path, status));
+        AC_TRY(webp_fail(dg, src->name, status));
     if (rgba)
-        on_white((*out)->rgb, rgba, pixels);
+        blend((*out)->rgb, rgba, pixels, src->opts->background);
 out:
     free(rgba);
     return rc;
 }
 
-static int read_webp(const char *path, ac_diag *dg, addcl_image **out)
+static bool begins(const ac_image_src *src, const char *magic, size_t n)
 {
-    char *data;
-    size_t n;
-    int rc = ac_file_read(path, WEBP_MAX, dg, &data, &n);
+    return src->n >= n && memcmp(src->data, magic, n) == 0;
+}
 
-    if (rc < 0)
-        return rc;
-    rc = decode_webp((const uint8_t *)data, n, path, dg, out);
-    free(data);
+int ac_image_decode(const void *data, size_t n, const char *name, const ac_image_opts *opts, ac_diag *dg,
+                    addcl_image **out)
+{
+    const ac_image_src src = {.data = data, .n = n, .name = name, .opts = opts};
+    int rc;
+
+    *out = NULL;
+    if (begins(&src, "\x89PNG\r\n\x1a\n", 8))
+        rc = ac_png_read(&src, dg, out);
+    else if (begins(&src, "\xff\xd8\xff", 3))
+        rc = ac_jpeg_read(&src, dg, out);
+    else if (begins(&src, "RIFF", 4) && n >= 12 && memcmp(src.data + 8, "WEBP", 4) == 0)
+        rc = read_webp(&src, dg, out);
+    else
+        rc = ac_fail(dg, ADDCL_E_FORMAT, "%s: neither PNG, JPEG nor WebP", name);
+    if (rc < 0) {
+        ac_image_free(*out);
+        *out = NULL;
+    }
     return rc;
 }
 
 int ac_image_read(const char *path, ac_diag *dg, addcl_image **out)
 {
-    uint8_t head[12] = {0};
-    FILE *f = fopen(path, "rb");
-    int rc;
+    static const ac_image_opts on_white = {.background = {255, 255, 255}};
+    char *data;
+    size_t n;
+    int rc = ac_file_read(path, AC_IMAGE_FILE_MAX, dg, &data, &n);
 
     *out = NULL;
-    if (!f)
-        return ac_fail(dg, ADDCL_E_IO, "cannot open '%s': %s", path, strerror(errno));
-    if (fread(head, 1, sizeof head, f) < sizeof head && ferror(f))
-        rc = ac_fail(dg, ADDCL_E_IO, "cannot read '%s': %s", path, strerror(errno));
-    else if (fseek(f, 0, SEEK_SET) != 0)
-        rc = ac_fail(dg, ADDCL_E_IO, "cannot read '%s' twice: %s", path, strerror(errno));
-    else if (memcmp(head, "\x89PNG\r\n\x1a\n", 8) == 0)
-        rc = ac_png_read(f, path, dg, out);
-    else if (memcmp(head, "\xff\xd8\xff", 3) == 0)
-        rc = ac_jpeg_read(f, path, dg, out);
-    else if (memcmp(head, "RIFF", 4) == 0 && memcmp(head + 8, "WEBP", 4) == 0)
-        rc = read_webp(path, dg, out);
-    else
-        rc = ac_fail(dg, ADDCL_E_FORMAT, "%s: neither PNG, JPEG nor WebP", path);
-    fclose(f);
-    if (rc < 0) {
-        ac_image_free(*out);
-        *out = NULL;
-    }
+    if (rc == 0)
+        rc = ac_image_decode(data, n, path, &on_white, dg, out);
+    free(data);
     return rc;
 }
 
@@ -292,27 +291,39 @@ static bool resample(const addcl_image *image, const taps *tx, const taps *ty, a
     return *out != NULL;
 }
 
-int ac_image_resize(const addcl_image *image, int width, int height, ac_diag *dg, addcl_image **out)
+/* Resamples the part of an image around its middle that is span_x x span_y pixels. */
+static int resize_middle(const addcl_image *image, double span_x, double span_y, const int size[2], ac_diag *dg,
+                         addcl_image **out)
 {
-    double span_x = image->width, span_y = image->height, given = span_x / span_y;
-    double aspect = (double)width / height, x, y;
+    double x = (image->width - span_x) * 0.5, y = (image->height - span_y) * 0.5;
     taps tx = {0}, ty = {0};
     int rc = 0;
 
     *out = NULL;
-    if (!good_side((size_t)width) || !good_side((size_t)height))
-        return ac_fail(dg, ADDCL_E_ARG, "cannot resize an image to %d x %d pixels: expected sides of 1..%d", width,
-                       height, AC_IMAGE_SIDE_MAX);
+    if (!good_side((size_t)size[0]) || !good_side((size_t)size[1]))
+        return ac_fail(dg, ADDCL_E_ARG, "cannot resize an image to %d x %d pixels: expected sides of 1..%d", size[0],
+                       size[1], AC_IMAGE_SIDE_MAX);
+    if (!taps_init(&tx, image->width, (float)x, (float)(x + span_x), size[0]) ||
+        !taps_init(&ty, image->height, (float)y, (float)(y + span_y), size[1]) || !resample(image, &tx, &ty, out))
+        rc = no_room(dg, (size_t)size[0], (size_t)size[1]);
+    taps_free(&tx);
+    taps_free(&ty);
+    return rc;
+}
+
+int ac_image_resize(const addcl_image *image, int width, int height, ac_diag *dg, addcl_image **out)
+{
+    double span_x = image->width, span_y = image->height, given = span_x / span_y;
+    double aspect = (double)width / height;
+
     if (given > aspect)
         span_x = aspect * span_y;
     else if (given < aspect)
         span_y = span_x / aspect;
-    x = (image->width - span_x) * 0.5;
-    y = (image->height - span_y) * 0.5;
-    if (!taps_init(&tx, image->width, (float)x, (float)(x + span_x), width) ||
-        !taps_init(&ty, image->height, (float)y, (float)(y + span_y), height) || !resample(image, &tx, &ty, out))
-        rc = no_room(dg, (size_t)width, (size_t)height);
-    taps_free(&tx);
-    taps_free(&ty);
-    return rc;
+    return resize_middle(image, span_x, span_y, (const int[2]){width, height}, dg, out);
+}
+
+int ac_image_scale(const addcl_image *image, int width, int height, ac_diag *dg, addcl_image **out)
+{
+    return resize_middle(image, image->width, image->height, (const int[2]){width, height}, dg, out);
 }

@@ -10,9 +10,18 @@
 addcl_image *ac_image_new(int width, int height);
 void ac_image_free(addcl_image *image);
 
-/* Reads a PNG, JPEG or WebP file, known by its content. Grey and palettes become RGB, 16 bits are rounded to 8, alpha
- * is blended on white in the stored values; colour profiles and orientation tags are not applied. A damaged or
- * truncated file is an error. */
+typedef struct ac_image_opts {
+    uint8_t background[3]; /* RGB behind transparent pixels */
+    bool orient;           /* turn a JPEG as its Exif orientation asks */
+    size_t max_pixels;     /* larger ones are refused; 0: AC_IMAGE_SIDE_MAX alone decides */
+} ac_image_opts;
+
+/* Decodes a PNG, JPEG or WebP file of n bytes, known by its content. Grey and palettes become RGB, 16 bits are rounded
+ * to 8, alpha is blended in the stored values; colour profiles are not applied. A damaged or truncated file is an
+ * error. `name` is for messages. */
+AC_CHECK_RESULT int ac_image_decode(const void *data, size_t n, const char *name, const ac_image_opts *opts,
+                                    ac_diag *dg, addcl_image **out);
+/* Decodes the file `path`: on white, no orientation applied. */
 AC_CHECK_RESULT int ac_image_read(const char *path, ac_diag *dg, addcl_image **out);
 
 /* Writes a PNG with n text chunks {keyword, UTF-8 text}: tEXt where Latin-1 can hold the text, else iTXt. A file
@@ -30,5 +39,7 @@ AC_CHECK_RESULT int ac_image_grid(const addcl_image *const *images, size_t n, in
 /* Crops the middle of `image` to the aspect ratio of width x height and resizes it: bicubic (a = -0.5), antialiased.
  * The pixels are those of Pillow's ImageOps.fit with BICUBIC (which since version 13 may take columns before rows). */
 AC_CHECK_RESULT int ac_image_resize(const addcl_image *image, int width, int height, ac_diag *dg, addcl_image **out);
+/* Resizes the whole image likewise, changing its aspect ratio as it must. */
+AC_CHECK_RESULT int ac_image_scale(const addcl_image *image, int width, int height, ac_diag *dg, addcl_image **out);
 
 #endif

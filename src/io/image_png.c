@@ -18,9 +18,10 @@ typedef struct job {
     int code; /* of an error that libpng finds */
     const char *path;
     ac_diag *dg;
+    const ac_image_src *src; /* reading: the caller's */
+    size_t used;             /* bytes of it */
     png_structp png;
     png_infop info;
-    FILE *in;      /* reading: the caller's */
     ac_file *file; /* writing: NULL is standard output */
     addcl_image *image;
     const addcl_image *source;
@@ -55,13 +56,10 @@ static void read_bytes(png_structp png, png_bytep dst, size_t n)
 {
     job *j = png_get_io_ptr(png);
 
-    if (fread(dst, 1, n, j->in) == n)
-        return;
-    if (ferror(j->in)) {
-        ac_fail(j->dg, ADDCL_E_IO, "cannot read '%s': %s", j->path, strerror(errno));
-        j->code = ADDCL_E_IO;
-    }
-    png_error(png, "the file is truncated");
+    if (n > j->src->n - j->used)
+        png_error(png, "the file is truncated");
+    memcpy(dst, j->src->data + j->used, n);
+    j->used += n;
 }
 
 static int start_reading(job *j)
@@ -74,7 +72,7 @@ static int start_reading(job *j)
     png_set_user_limits(j->png, PNG_UINT_31_MAX, PNG_UINT_31_MAX); /* sizes are judged, with a better message, later */
     png_set_chunk_cache_max(j->png, TEXTS_MAX);
     png_read_info(j->png, j->info);
-    return ac_image_check_size(png_get_image_width(j->png, j->info), png_get_image_height(j->png, j->info), j->path,
+    return ac_image_check_size(j->src, png_get_image_width(j->png, j->info), png_get_image_height(j->png, j->info),
                                j->dg);
 }
 
@@ -92,18 +90,19 @@ static void read_rows(job *j, int passes, uint8_t *rgb, size_t stride)
 
 static int read_pixels(job *j)
 {
-    const png_color_16 white = {.red = 255, .green = 255, .blue = 255, .gray = 255};
+    const uint8_t *rgb = j->src->opts->background;
+    const png_color_16 background = {.red = rgb[0], .green = rgb[1], .blue = rgb[2]};
     size_t stride;
     int passes, rc;
 
     AC_TRY(start_reading(j));
-    AC_TRY(ac_image_claim(png_get_image_width(j->png, j->info), png_get_image_height(j->png, j->info), j->path, j->dg,
+    AC_TRY(ac_image_claim(j->src, png_get_image_width(j->png, j->info), png_get_image_height(j->png, j->info), j->dg,
                           &j->image));
     png_set_expand(j->png); /* palette, 1, 2 and 4 bits of grey -> 8 bits, tRNS -> alpha */
     png_set_scale_16(j->png);
     png_set_gray_to_rgb(j->png);
     png_set_gamma(j->png, 1.0, 1.0); /* whatever gAMA and sRGB say: blending of the stored values */
-    png_set_background(j->png, &white, PNG_BACKGROUND_GAMMA_SCREEN, 0, 1.0);
+    png_set_background(j->png, &background, PNG_BACKGROUND_GAMMA_SCREEN, 0, 1.0);
     passes = png_set_interlace_handling(j->png);
     png_read_update_info(j->png, j->info);
     stride = (size_t)j->image->width * 3;
@@ -115,9 +114,9 @@ out:
     return rc;
 }
 
-int ac_png_read(FILE *f, const char *path, ac_diag *dg, addcl_image **out)
+int ac_png_read(const ac_image_src *src, ac_diag *dg, addcl_image **out)
 {
-    job j = {.code = ADDCL_E_FORMAT, .path = path, .dg = dg, .in = f};
+    job j = {.code = ADDCL_E_FORMAT, .path = src->name, .dg = dg, .src = src};
     int rc = guarded(&j, read_pixels);
 
     png_destroy_read_struct(&j.png, &j.info, NULL);
@@ -195,17 +194,20 @@ out:
 
 int ac_image_png_text(const char *path, const char *key, ac_diag *dg, char **text)
 {
-    job j = {.code = ADDCL_E_FORMAT, .path = path, .dg = dg, .in = fopen(path, "rb")};
-    int rc;
+    const ac_image_opts any = {0};
+    ac_image_src src = {.name = path, .opts = &any};
+    job j = {.code = ADDCL_E_FORMAT, .path = path, .dg = dg, .src = &src};
+    char *data;
+    int rc = ac_file_read(path, AC_IMAGE_FILE_MAX, dg, &data, &src.n);
 
     *text = NULL;
-    if (!j.in)
-        return ac_fail(dg, ADDCL_E_IO, "cannot open '%s': %s", path, strerror(errno));
-    rc = guarded(&j, read_all_chunks);
+    src.data = (const uint8_t *)data;
+    if (rc == 0)
+        rc = guarded(&j, read_all_chunks);
     if (rc == 0)
         rc = find_text(&j, key, text);
     png_destroy_read_struct(&j.png, &j.info, NULL);
-    fclose(j.in);
+    free(data);
     return rc;
 }
 

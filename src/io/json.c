@@ -39,6 +39,12 @@ static void blank_non_finite(char *text, size_t n)
     }
 }
 
+json_t *ac_json_parse(char *text, size_t n, json_error_t *e)
+{
+    blank_non_finite(text, n);
+    return parse(text, n, e);
+}
+
 int ac_json_open(const char *path, ac_diag *dg, ac_json *out)
 {
     json_error_t e;
@@ -49,8 +55,7 @@ int ac_json_open(const char *path, ac_diag *dg, ac_json *out)
     *out = (ac_json){.path = path, .dg = dg};
     if (rc < 0)
         return out->rc = rc;
-    blank_non_finite(text, n);
-    out->obj = parse(text, n, &e);
+    out->obj = ac_json_parse(text, n, &e);
     free(text);
     if (!out->obj && json_error_code(&e) == json_error_out_of_memory)
         out->rc = ac_nomem(dg, n);
@@ -223,4 +228,17 @@ bool ac_json_sub(ac_json *j, const char *key, ac_json *sub)
     }
     sub->obj = v;
     return v != NULL;
+}
+
+char *ac_json_text(const json_t *j, size_t flags)
+{
+    char *text = json_dumps(j, flags | JSON_REAL_PRECISION(15));
+    json_t *back = text ? json_loads(text, 0, NULL) : NULL;
+
+    if (back && !json_equal(back, j)) {
+        free(text);
+        text = json_dumps(j, flags | JSON_REAL_PRECISION(17));
+    }
+    json_decref(back);
+    return text;
 }

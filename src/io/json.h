@@ -17,6 +17,10 @@ typedef struct ac_json {
     int rc; /* 0, or the code of the first error */
 } ac_json;
 
+/* The value in a text of n bytes, which is changed: the non-finite numbers that Python writes become null or 0. NULL with
+ * the reason in *e when it is no JSON or has duplicate keys. */
+json_t *ac_json_parse(char *text, size_t n, json_error_t *e);
+
 /* Loads a file that holds one JSON object: no duplicate keys, at most AC_JSON_FILE_MAX bytes. On failure out->obj is
  * NULL; ac_json_close is fine then. `path` and `dg` must live as long as `out`. */
 AC_CHECK_RESULT int ac_json_open(const char *path, ac_diag *dg, ac_json *out);
@@ -35,5 +39,10 @@ size_t ac_json_ints(ac_json *j, const char *key, int *dst, size_t max_n);
 size_t ac_json_strs(ac_json *j, const char *key, const char **dst, size_t max_n);
 /* The object below `key`, borrowed (do not close); false when absent. Its errors are its own: look at sub->rc. */
 bool ac_json_sub(ac_json *j, const char *key, ac_json *sub);
+
+
+/* A value as text with the fewest digits that lose nothing: 15 do for what people write, 17 always. `flags`: jansson's
+ * JSON_INDENT(n), JSON_COMPACT. New memory (free()); NULL when it is short. */
+char *ac_json_text(const json_t *j, size_t flags);
 
 #endif
