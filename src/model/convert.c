@@ -451,23 +451,9 @@ out:
     return rc;
 }
 
-/* JSON with the fewest digits that lose nothing: 15 do for what people write, 17 always. */
-static char *dump_exact(const json_t *j, size_t flags)
-{
-    char *text = json_dumps(j, flags | JSON_REAL_PRECISION(15));
-    json_t *back = text ? json_loads(text, 0, NULL) : NULL;
-
-    if (back && !json_equal(back, j)) {
-        free(text);
-        text = json_dumps(j, flags | JSON_REAL_PRECISION(17));
-    }
-    json_decref(back);
-    return text;
-}
-
 static int write_single(const bundle *b, const char *out, int type, ac_diag *dg)
 {
-    char *config = dump_exact(b->configs, JSON_COMPACT);
+    char *config = ac_json_text(b->configs, JSON_COMPACT);
     const char *(*meta)[2] = ac_calloc(2 + AC_LEN(text_files) + b->marks.n, sizeof *meta);
     item_vec items = {0};
     size_t n = 0;
@@ -527,7 +513,7 @@ static int write_configs(const bundle *b, const char *dir, ac_diag *dg)
 {
     for (size_t i = 0; i < AC_LEN(config_files); i++) {
         const json_t *config = json_object_get(b->configs, config_files[i].key);
-        char *text = config ? dump_exact(config, JSON_INDENT(2)) : NULL;
+        char *text = config ? ac_json_text(config, JSON_INDENT(2)) : NULL;
         int rc = config && !text ? ac_nomem(dg, sizeof *config) : 0;
 
         if (text)

@@ -37,6 +37,9 @@ static const struct bare {
     {"taesd", AC_NAMES_SAME, "encoder.layers.0.weight"},
     {"taesd", AC_NAMES_TAESD, "decoder.1.weight"},
     {"taesd", AC_NAMES_TAESD, "encoder.0.weight"},
+    {"image_encoder", AC_NAMES_SAME, "embeddings.patch_embeddings.projection.weight"},
+    {"image_encoder", AC_NAMES_CLIP_IMAGE, "vision_model.embeddings.patch_embedding.weight"},
+    {"image_encoder", AC_NAMES_CLIP_IMAGE, "embeddings.patch_embedding.weight"},
 };
 
 /* Left behind by training programs and never read; beginnings and ends of names without the part's prefix. */
@@ -47,7 +50,7 @@ static const char *const ignored_begin[] = {
     "logvar",     "scale_factor",   "global_step", "v_pred",         "ztsnr" /* marks, empty tensors; see
                                                                                 layout_config.c */
 };
-static const char *const ignored_end[] = {"position_ids", "logit_scale", "attn_mask"};
+static const char *const ignored_end[] = {"position_ids", "logit_scale", "attn_mask", "mask_token"};
 
 /* Other kinds of files that users have; a part of a name. */
 static const struct {
@@ -603,19 +606,32 @@ static int first_of(const char *dir, const char *const *names, size_t n, ac_diag
     return 0;
 }
 
+static const char *const names[] = {
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.safetensors.index.fp16.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model.fp16.safetensors",
+    "model.safetensors.index.fp16.json",
+};
+static const char *const pickles[] = {"diffusion_pytorch_model.bin", "pytorch_model.bin", "model.ckpt"};
+
+int ac_layout_has_weights(const char *dir, ac_diag *dg, bool *has)
+{
+    char *path = NULL;
+    int rc = first_of(dir, names, AC_LEN(names), dg, &path);
+
+    if (rc == 0 && !path)
+        rc = first_of(dir, pickles, AC_LEN(pickles), dg, &path);
+    *has = path != NULL;
+    free(path);
+    return rc;
+}
+
 int ac_layout_weights(const char *dir, ac_diag *dg, char **path)
 {
-    static const char *const names[] = {
-        "diffusion_pytorch_model.safetensors",
-        "diffusion_pytorch_model.safetensors.index.json",
-        "diffusion_pytorch_model.fp16.safetensors",
-        "diffusion_pytorch_model.safetensors.index.fp16.json",
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "model.fp16.safetensors",
-        "model.safetensors.index.fp16.json",
-    };
-    static const char *const pickles[] = {"diffusion_pytorch_model.bin", "pytorch_model.bin", "model.ckpt"};
     int rc = first_of(dir, names, AC_LEN(names), dg, path);
 
     if (rc < 0 || *path || (rc = first_of(dir, pickles, AC_LEN(pickles), dg, path)) < 0)

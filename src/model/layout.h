@@ -1,8 +1,8 @@
 /* layout.h - where each tensor of a model lies in a weight file.
  *
  * Recognises whole checkpoints in one file (ldm and sgm: Stable Diffusion 1, 2, XL and models of that build) and files
- * of one part (diffusers, ldm without prefix, TAESD) by their tensor names; sizes are never assumed, they follow from
- * the file. Everything else in the program asks by part and canonical name (names.h). */
+ * of one part (diffusers, ldm without prefix, TAESD, DINOv2, CLIP's image tower) by their tensor names; sizes are never
+ * assumed, they follow from the file. Everything else in the program asks by part and canonical name (names.h). */
 #ifndef AC_LAYOUT_H
 #define AC_LAYOUT_H
 
@@ -13,7 +13,7 @@
 
 /* A canonical tensor: some rows of a stored one. */
 typedef struct ac_source {
-    const char *part; /* "unet" "vae" "text_encoder" "text_encoder_2" "taesd" */
+    const char *part; /* "unet" "vae" "text_encoder" "text_encoder_2" "taesd" "image_encoder" */
     char *name;       /* canonical */
     const ac_st_tensor *t;
     int64_t row, rows; /* first row and number of rows in dimension 0 of t; 0 and 1 for a scalar */
@@ -71,6 +71,9 @@ int64_t ac_source_count(const ac_source *s); /* number of elements */
 /* The weight file of a diffusers part folder, in new memory: diffusion_pytorch_model or model, .fp16 variants and shard
  * indexes included, the plain full one first. Formats that are not read (.bin, .ckpt) are named in the error. */
 AC_CHECK_RESULT int ac_layout_weights(const char *dir, ac_diag *dg, char **path);
+
+/* Is there a weight file, of whatever format? */
+AC_CHECK_RESULT int ac_layout_has_weights(const char *dir, ac_diag *dg, bool *has);
 
 /* Keys of __metadata__ in single files that add-cl wrote. */
 #define AC_META_CONFIG "add_cl.config" /* JSON object in the form of ac_layout_configs */

@@ -178,9 +178,20 @@ static const line taesd[] = {
     {0},
 };
 
+static const line clip_image[] = {
+    PLAIN("vision_model", "vision_model"),
+    PLAIN("visual_projection", "visual_projection"),
+    PLAIN("vision_model.embeddings", "embeddings"),
+    PLAIN("vision_model.pre_layrnorm", "pre_layrnorm"),
+    PLAIN("vision_model.encoder", "encoder"),
+    PLAIN("vision_model.post_layernorm", "post_layernorm"),
+    {0},
+};
+
 static const line *const tables[] = {
     [AC_NAMES_SAME] = same, [AC_NAMES_UNET_LDM] = unet_ldm,   [AC_NAMES_VAE] = vae,     [AC_NAMES_VAE_LDM] = vae_ldm,
     [AC_NAMES_CLIP] = clip, [AC_NAMES_OPEN_CLIP] = open_clip, [AC_NAMES_TAESD] = taesd,
+    [AC_NAMES_CLIP_IMAGE] = clip_image,
 };
 
 /* Reads a number without superfluous zeros at *s; -1 when there is none. */

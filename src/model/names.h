@@ -1,9 +1,9 @@
 /* names.h - translation of tensor names between the naming schemes of checkpoints, in both directions.
  *
  * The canonical name of a tensor is the one diffusers and transformers give it within its part ("unet", "vae",
- * "text_encoder", "text_encoder_2", "taesd"); text encoders always with `text_model.`. Names of the other schemes
- * number their blocks through, so translating needs a part's structure; ac_names_learn collects it from the names
- * themselves. */
+ * "text_encoder", "text_encoder_2", "taesd", "image_encoder"); CLIP's encoders always with `text_model.` and
+ * `vision_model.`. Names of the other schemes number their blocks through, so translating needs a part's structure;
+ * ac_names_learn collects it from the names themselves. */
 #ifndef AC_NAMES_H
 #define AC_NAMES_H
 
@@ -12,13 +12,14 @@
 #define AC_NAME_MAX 256 /* longest translated name, NUL included */
 
 typedef enum ac_scheme {
-    AC_NAMES_SAME,      /* canonical: diffusers' UNet and AutoencoderTiny */
+    AC_NAMES_SAME,      /* canonical: diffusers' UNet and AutoencoderTiny, DINOv2 */
     AC_NAMES_UNET_LDM,  /* input_blocks, middle_block, output_blocks of ldm and sgm */
     AC_NAMES_VAE,       /* diffusers' AutoencoderKL; attentions of before 0.18 accepted */
     AC_NAMES_VAE_LDM,   /* ldm: decoder.up counts from the image */
     AC_NAMES_CLIP,      /* transformers' CLIPTextModel; with or without text_model. */
     AC_NAMES_OPEN_CLIP, /* open_clip: resblocks, fused q|k|v, projection as [in,out] */
-    AC_NAMES_TAESD      /* TAESD's own: numbers of an nn.Sequential */
+    AC_NAMES_TAESD,     /* TAESD's own: numbers of an nn.Sequential */
+    AC_NAMES_CLIP_IMAGE /* transformers' CLIPVisionModel; with or without vision_model. */
 } ac_scheme;
 
 /* A scheme and what ac_names_learn found out; zero all but the scheme to begin. */

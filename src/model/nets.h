@@ -74,4 +74,28 @@ ac_clip_out ac_clip_text(ac_net *m, const ac_clip_cfg *c, ac_id ids, ac_id eos);
 /* Position of the token that is pooled. */
 int ac_clip_eos(const ac_clip_cfg *c, const int32_t *ids, int n);
 
+/* ---- image transformers: Dinov2Model; CLIPVisionModel, CLIPVisionModelWithProjection */
+enum { AC_VIT_LAYERS = 64 };
+typedef struct ac_vit_cfg {
+    bool clip; /* CLIP's image tower; else DINOv2 */
+    int width, ff, layers, heads;
+    int channels, patch, image_size; /* image_size: what the table of positions is for, height and width in pixels */
+    int act;                         /* AC_ACT_GELU or AC_ACT_QUICK_GELU */
+    double eps;
+    bool gated;     /* DINOv2's SwiGLU in place of the MLP */
+    bool qkv_bias;
+    int projection; /* width of the projected pooled output; 0: none */
+} ac_vit_cfg;
+AC_CHECK_RESULT int ac_vit_config(ac_json *j, ac_vit_cfg *c);
+typedef struct ac_vit_out {                         /* sequences [B,1+hw,C] begin with the class token */
+    ac_id embeddings;                               /* patches and class token, with positions */
+    ac_id block[AC_VIT_LAYERS];                     /* what each block gives, no norm */
+    ac_id last;                                     /* DINOv2: after the final norm; CLIP: block[layers - 1] */
+    ac_id pooled;                                   /* class token after the final norm [B,C] */
+    ac_id embeds;                                   /* with a projection: of the pooled output [B,projection] */
+} ac_vit_out;
+/* image [B,H,W,channels], normalised as the network wants it. H and W need not be image_size: the table of positions is
+ * interpolated, and what is left over of whole patches is dropped. */
+ac_vit_out ac_vit(ac_net *m, const ac_vit_cfg *c, ac_id image);
+
 #endif

@@ -78,7 +78,7 @@ static void initial_values(const ac_params *s, const char *name, const ac_shape 
     double bound = sqrt((double)shape->d[0] / (double)n);
 
     if (ends(name, "logit_scale")) {
-        x[0] = (float)log(1 / 0.07); /* CLIP's initial temperature */
+        x[0] = (float)s->logit_scale;
     } else if (is_table(name)) {
         for (size_t i = 0; i < n; i++) /* Box and Muller */
             x[i] = (float)(0.02 * sqrt(-2 * log((double)((ac_mix(&state) >> 11) + 1) * 0x1p-53)) *

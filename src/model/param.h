@@ -23,6 +23,7 @@ typedef struct ac_params {
     const char *part;    /* "unet" ... */
     ac_layout *layout;   /* where initial values come from, only read while parameters are made; NULL: random ones */
     uint64_t seed;       /* of random initial values */
+    double logit_scale;  /* initial value of a parameter of that name */
     bool averages;       /* graphs built now read ema instead of w */
     AC_VEC(ac_parameter) p; /* in the order of first use */
 } ac_params;
