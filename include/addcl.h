@@ -1,4 +1,4 @@
-/* addcl.h - the public interface of libaddcl: text to image with diffusion models on any OpenCL 1.2 device.
+/* addcl.h - the public interface of libaddcl: diffusion models on any OpenCL 1.2 device, used and trained.
  *
  * Errors      Fallible functions return 0 or a negative ADDCL_E_*; addcl_error() gives the message, one line. The library
  *             never prints, exits or aborts: a file, a driver or a full disk can only produce an error.
@@ -233,6 +233,64 @@ ADDCL_CHECKED int addcl_sample_plan(addcl_model *model, const addcl_sample_opts 
 ADDCL_CHECKED int addcl_sample_metadata(addcl_model *model, const addcl_sample_opts *opts, const addcl_sample_result *result,
                                         int index, const char *model_hash, char **parameters, char **json);
 
+/* --------------------------------------------------------------------------------------------------- training */
+
+/* Where a training is; means since the report before. */
+typedef struct addcl_train_report {
+    int64_t step, max_steps;     /* steps done, steps of the run */
+    int64_t skipped;             /* steps so far without a finite loss and gradient, which changed nothing */
+    double loss, grad_norm;      /* NaN: every step was skipped; the norm is that before clipping */
+    double learning_rate;
+    double images_per_second;
+    double seconds, eta_seconds; /* of training so far, all sittings; until the end */
+    double held_out;             /* the method's measure on held-out samples; NaN: not taken at this step */
+} addcl_train_report;
+
+/* A key of the INI file that describes a run. Messages, documentation and templates are made from the same table. */
+typedef struct addcl_train_key {
+    const char *section, *name, *meaning;
+    const char *section_meaning;
+    const char *fallback;     /* the default, as in a file; NULL: the key must be given */
+    const char *shown;        /* what an empty default means; NULL: nothing more */
+    const char *unit;         /* "steps"; NULL: none */
+    const char *methods;      /* "vae|clip": the methods that use the key; NULL: all */
+    char expects[160];        /* "a whole number from 1 to 100" */
+} addcl_train_key;
+/* Key number `i`, in the order of the sections; 0 when there are not so many. */
+ADDCL_API int addcl_train_get_key(size_t i, addcl_train_key *key);
+/* An INI file to fill in, in new memory (free()): all keys with their defaults, commented out. */
+ADDCL_CHECKED int addcl_train_template(addcl_ctx *ctx, char **text);
+
+typedef struct addcl_training addcl_training; /* the checked configuration of a run */
+
+/* Reads the INI file `ini` (NULL: none), then n overrides "section.key=value". Needs no device. E_ARG: the message names file, line,
+ * key, and what was expected. */
+ADDCL_CHECKED int addcl_training_open(addcl_ctx *ctx, const char *ini, const char *const *set, size_t n, addcl_training **out);
+ADDCL_API void addcl_training_free(addcl_training *t);
+/* [run] device, for addcl_open_device; "" when none is named. */
+ADDCL_API const char *addcl_training_device(const addcl_training *t);
+/* The configuration as an INI file with every key that has an effect, in new memory (free()). */
+ADDCL_CHECKED int addcl_training_text(const addcl_training *t, char **text);
+
+typedef enum addcl_train_mode {
+    ADDCL_TRAIN_RUN,
+    ADDCL_TRAIN_PLAN,    /* says through the log what memory and time it would take; runs nothing */
+    ADDCL_TRAIN_VALIDATE /* measures the model on held-out and training samples; trains nothing */
+} addcl_train_mode;
+
+typedef struct addcl_train_opts {
+    addcl_train_mode mode;
+    int resume;                                              /* 1: go on from the newest checkpoint, if there is one */
+    void (*report)(void *user, const addcl_train_report *r); /* every [run] report_steps; NULL: none */
+    int (*stop)(void *user); /* asked after every step; not 0: save a checkpoint and end with E_CANCELLED. NULL: never */
+    void *user;
+} addcl_train_opts;
+#define ADDCL_TRAIN_OPTS_INIT {.mode = ADDCL_TRAIN_RUN}
+
+/* Trains to the end of the run and writes the model. Needs an open device. E_DIVERGED: too many steps in a row without a finite
+ * loss. Whatever happens, the checkpoints written before are whole. */
+ADDCL_CHECKED int addcl_train(addcl_training *t, const addcl_train_opts *opts);
+
 /* ------------------------------------------------------------------------------------------------ tools */
 
 /* One result of a self-test or benchmark. */
@@ -250,7 +308,7 @@ typedef int (*addcl_case_fn)(void *user, const addcl_case *c); /* not 0: stop */
 /* Runs the small cases of every op whose name contains `pattern` (NULL: all) on the open device against the double-precision
  * reference. *failed counts failures. */
 ADDCL_CHECKED int addcl_selftest(addcl_ctx *ctx, const char *pattern, addcl_case_fn fn, void *user, int *failed);
-/* Runs benchmark cases: "gemm" "conv" "attn" "norm" "text" "unet" "vae" "vae_tiny" "image". */
+/* Runs benchmark cases: "gemm" "conv" "conv_bx" "conv_bw" "attn" "attn_bwd" "norm" "text" "unet" "vae" "vae_tiny" "image". */
 ADDCL_CHECKED int addcl_bench(addcl_ctx *ctx, const char *name, addcl_type type, int reps, addcl_case_fn fn, void *user);
 
 /* Converts a diffusers folder to a single file or back; the direction follows from `out` (*.safetensors: single file). `type`:

@@ -9,6 +9,7 @@
 
 #include "ops/check.h"
 #include "ops/ops.h"
+#include "train/train.h"
 
 typedef struct bench {
     addcl_ctx *ctx;
@@ -77,6 +78,16 @@ static int measure_peak(bench *b)
     b->peak = AC_MAX(b->peak, (double)items * rounds * 16 * 2 * (cpu ? lim->vw : 4) / best * 1e-9);
 out:
     ac_buf_free(b->ctx->dev, y);
+    return rc;
+}
+
+int ac_fma_peak(ac_dev *dev, double *flops)
+{
+    addcl_ctx ctx = {.dev = dev};
+    bench b = {.ctx = &ctx};
+    int rc = measure_peak(&b);
+
+    *flops = b.peak * 1e9;
     return rc;
 }
 
@@ -279,6 +290,81 @@ out:
     return rc;
 }
 
+/* The gradient of attention in the forward pass's shape c. */
+static int run_attn_bwd(bench *b, const ac_case *c)
+{
+    ac_stage s = {.g = ac_graph_new(&b->ctx->dg, b->type)};
+    ac_id in[5], gx[3];
+    char name[64];
+    double best = 1e30;
+    int rc;
+
+    if (!s.g)
+        return ac_nomem(&b->ctx->dg, sizeof *s.g);
+    for (int k = 0; k < 5; k++) { /* q, k, v, y, gy */
+        snprintf(name, sizeof name, "%d", k);
+        in[k] = ac_input(s.g, name, AC_F32, c->in[k == 1 || k == 2]);
+    }
+    ac_attention_grad(s.g, in, &c->at, gx);
+    for (int k = 0; k < 3; k++) {
+        snprintf(name, sizeof name, "g%d", k);
+        ac_set_output(s.g, name, gx[k]);
+    }
+    AC_TRY(ac_exec_new(b->ctx->dev, s.g, NULL, &s.x));
+    AC_TRY(feed_all(b, &s));
+    for (int i = 0; i <= b->reps; i++) {
+        double t = ac_now();
+        AC_TRY(ac_run(s.x));
+        AC_TRY(ac_dev_finish(b->ctx->dev));
+        if (i > 0)
+            best = AC_MIN(best, ac_now() - t);
+    }
+    snprintf(name, sizeof name, "attn_bwd/%s", c->name);
+    AC_TRY(log_shares(b, name, s.x));
+    AC_TRY(measure_peak(b));
+    rc = report(b, name, best, ac_exec_info(s.x)->flop, 0);
+out:
+    ac_stage_free(&s);
+    return rc;
+}
+
+static int bench_attn_bwd(bench *b)
+{
+    int rc = 0;
+
+    for (const ac_case *c = ac_op_attention.cases; c->name; c++)
+        if (c->tags & AC_FULL)
+            AC_TRY(run_attn_bwd(b, c));
+out:
+    return rc;
+}
+
+/* One training step, the update included. */
+static int bench_train(bench *b)
+{
+    ac_train_bench t;
+    ac_step_result s;
+    double best = 1e30;
+    int rc;
+
+    AC_TRY(ac_train_bench_open(b->ctx, &t));
+    for (int i = 0; i <= b->reps && rc == 0; i++) {
+        double t0 = ac_now();
+        rc = ac_step_run(&t.r, &t.r.stepper, &s);
+        if (i > 0)
+            best = AC_MIN(best, ac_now() - t0);
+    }
+    if (rc == 0)
+        rc = log_shares(b, "train_unet", t.r.stepper.x);
+    if (rc == 0)
+        rc = measure_peak(b);
+    if (rc == 0)
+        rc = report(b, "train_unet", best, ac_exec_info(t.r.stepper.x)->flop, 0);
+    ac_train_bench_close(&t);
+out:
+    return rc;
+}
+
 ac_nets ac_bench_nets(ac_dev *dev, ac_diag *dg, ac_type type)
 {
     return (ac_nets){.dev = dev, .dg = dg, .type = type, .unet = &unet_cfg, .vae = &vae_cfg, .taesd = &taesd_cfg, .clip = clip_cfg};
@@ -320,17 +406,25 @@ int addcl_bench(addcl_ctx *ctx, const char *name, addcl_type type, int reps, add
     for (size_t i = 0; i < AC_LEN(nets); i++)
         if (!strcmp(name, nets[i]))
             return bench_net(&b, name);
+    if (!strcmp(name, "train_unet"))
+        return bench_train(&b);
     if (!strcmp(name, "gemm"))
         return bench_ops(&b, &ac_op_matmul, name);
     if (!strcmp(name, "conv"))
         return bench_ops(&b, &ac_op_conv, name);
+    if (!strcmp(name, "conv_bx"))
+        return bench_ops(&b, &ac_op_conv_bx, name);
+    if (!strcmp(name, "conv_bw"))
+        return bench_ops(&b, &ac_op_conv_bw, name);
     if (!strcmp(name, "attn"))
         return bench_ops(&b, &ac_op_attention, name);
+    if (!strcmp(name, "attn_bwd"))
+        return bench_attn_bwd(&b);
     if (!strcmp(name, "norm")) {
         AC_TRY(bench_ops(&b, &ac_op_group_norm, name));
         return bench_ops(&b, &ac_op_layer_norm, name);
     }
-    rc = ac_fail(&ctx->dg, ADDCL_E_ARG, "\"%s\" is no benchmark: gemm conv attn norm text unet vae vae_tiny image", name);
+    rc = ac_fail(&ctx->dg, ADDCL_E_ARG, "\"%s\" is no benchmark: gemm conv conv_bx conv_bw attn attn_bwd norm text unet vae vae_tiny image", name);
 out:
     return rc;
 }

@@ -29,6 +29,11 @@ typedef struct ac_part {
     bool own_json;
 } ac_part;
 
+/* Opens a part's folder: config.json and weights; without weights only where they are `optional`. What was opened is closed by
+ * ac_part_close, also after a failure. */
+int ac_part_open(ac_diag *dg, const char *dir, const char *name, bool optional, ac_part *p) AC_CHECK_RESULT;
+void ac_part_close(ac_part *p);
+
 typedef enum ac_part_id { AC_UNET, AC_VAE, AC_TEXT, AC_TEXT_2, AC_TAESD, AC_PARTS } ac_part_id;
 
 typedef struct ac_hash {
@@ -60,6 +65,8 @@ struct addcl_model {
     bool zero_empty;       /* an empty negative prompt is all zeros, not encoded */
     bool prediction_known; /* else found out by a probe before the first run */
     ac_type type;
+    bool partial;          /* opened for training: parts and weights may be missing */
+    ac_params *train[AC_PARTS]; /* parameters in training that stand for a part's weights; NULL: frozen. Borrowed */
     char *part_path[AC_PARTS];           /* parts that the user replaced, by what; NULL: the model's own */
     const char *part_option[AC_PARTS];   /* under which option: "vae", "text_encoder" ... */
     bool prediction_given;               /* by the user */
@@ -69,6 +76,14 @@ struct addcl_model {
     size_t n_loras;
     ac_hash hash;
 };
+
+/* As addcl_model_load. training: a folder may lack parts, and parts their weights, which are then made at random; nothing is
+ * assumed about the few steps or the prediction of the result. tokenizer, scheduler: folders in place of the model's, or NULL. */
+typedef struct ac_model_from {
+    bool training;
+    const char *tokenizer, *scheduler;
+} ac_model_from;
+int ac_model_open(addcl_ctx *ctx, const addcl_model_opts *o, const ac_model_from *from, addcl_model **out) AC_CHECK_RESULT;
 
 /* Begins a public call: the error of the last one is forgotten. */
 ac_diag *ac_begin(addcl_ctx *ctx);
@@ -112,6 +127,7 @@ typedef struct ac_nets {
     const ac_taesd_cfg *taesd;
     const ac_clip_cfg *clip; /* two */
     ac_layout *layout[AC_PARTS]; /* NULL: random */
+    ac_params *train[AC_PARTS];  /* the part is in training: its variables are read, the average ones if there are such */
     const ac_lora *const *loras;
     const double *lora_weights;
     size_t n_loras;
@@ -132,6 +148,8 @@ int ac_stage_decode(const ac_nets *n, const ac_stage_size *z, ac_stage *s) AC_CH
 int ac_stage_encode(const ac_nets *n, const ac_stage_size *z, ac_stage *s) AC_CHECK_RESULT;
 /* Builds the graph of a part without a device, so that every weight is asked for by name and shape; adds their number. */
 int ac_stage_check(const ac_nets *n, ac_part_id id, const ac_stage_size *z, int64_t *params) AC_CHECK_RESULT;
+/* FLOP/s of FMA that the device reaches from OpenCL C, measured now. */
+int ac_fma_peak(ac_dev *dev, double *flops) AC_CHECK_RESULT;
 int ac_latent_factor(const ac_nets *n); /* pixels per latent pixel */
 
 /* Coefficients of the input "coef". */

@@ -77,7 +77,7 @@ int ac_clip_vocabulary(ac_diag *dg, char **dir)
 
 /* ------------------------------------------------------------------------------------------ parts */
 
-static void close_part(ac_part *p)
+void ac_part_close(ac_part *p)
 {
     if (p->own_layout)
         ac_layout_free(p->layout);
@@ -120,10 +120,10 @@ out:
     return rc;
 }
 
-/* A part's folder: config.json and weights. */
-static int open_folder(ac_diag *dg, const char *dir, const char *name, ac_part *p)
+int ac_part_open(ac_diag *dg, const char *dir, const char *name, bool optional, ac_part *p)
 {
     char *file = NULL;
+    bool has = true;
     int rc = 0;
 
     p->name = name;
@@ -131,9 +131,13 @@ static int open_folder(ac_diag *dg, const char *dir, const char *name, ac_part *
         return ac_nomem(dg, 1);
     AC_TRY(ac_json_open(p->json.path, dg, &p->json));
     p->own_json = true;
+    p->present = true;
+    if (optional)
+        AC_TRY(ac_layout_has_weights(dir, dg, &has));
+    if (!has)
+        goto out;
     AC_TRY(ac_layout_weights(dir, dg, &file));
     AC_TRY(open_file(dg, file, name, p));
-    p->present = true;
 out:
     free(file);
     return rc;
@@ -179,8 +183,8 @@ static int replace_part(addcl_model *m, ac_part_id id, const char *path)
 
     if (!path)
         return 0;
-    close_part(p);
-    rc = ac_is_dir(path) ? open_folder(&m->ctx->dg, path, part_names[id], p) : open_part_file(&m->ctx->dg, path, part_names[id], p, &configs);
+    ac_part_close(p);
+    rc = ac_is_dir(path) ? ac_part_open(&m->ctx->dg, path, part_names[id], m->partial, p) : open_part_file(&m->ctx->dg, path, part_names[id], p, &configs);
     json_decref(configs);
     m->part_option[id] = part_names[id];
     if (rc == 0 && !(m->part_path[id] = ac_strdup(path)))
@@ -234,7 +238,7 @@ out:
 
 /* ------------------------------------------------------------------------------------------ folder and file */
 
-static int load_folder(addcl_model *m)
+static int load_folder(addcl_model *m, const char *scheduler)
 {
     ac_diag *dg = &m->ctx->dg;
     char *dir = NULL, *index = ac_path_join(m->path, "model_index.json"), *unet = ac_path_join(m->path, "unet");
@@ -245,7 +249,7 @@ static int load_folder(addcl_model *m)
         rc = ac_nomem(dg, strlen(m->path));
         goto out;
     }
-    if (!ac_exists(index) && !ac_is_dir(unet)) {
+    if (!m->partial && !ac_exists(index) && !ac_is_dir(unet)) {
         rc = ac_fail(dg, ADDCL_E_FORMAT, "%s is no diffusers folder: it has neither model_index.json nor unet/", m->path);
         goto out;
     }
@@ -255,12 +259,12 @@ static int load_folder(addcl_model *m)
             rc = ac_nomem(dg, 1);
             goto out;
         }
-        if (id == AC_TEXT_2 && !ac_is_dir(dir))
+        if ((id == AC_TEXT_2 || m->partial) && !ac_is_dir(dir))
             continue;
-        AC_TRY(open_folder(dg, dir, part_names[id], &m->part[id]));
+        AC_TRY(ac_part_open(dg, dir, part_names[id], m->partial, &m->part[id]));
     }
     free(dir);
-    if (!(dir = ac_printf("%s/scheduler/scheduler_config.json", m->path))) {
+    if (!(dir = scheduler ? ac_path_join(scheduler, "scheduler_config.json") : ac_printf("%s/scheduler/scheduler_config.json", m->path))) {
         rc = ac_nomem(dg, 1);
         goto out;
     }
@@ -345,21 +349,25 @@ static int read_configs(addcl_model *m)
     int rc;
 
     for (int id = AC_UNET; id <= AC_TEXT; id++)
-        if (!m->part[id].present && !(id == AC_VAE && m->part[AC_TAESD].present))
+        if (!m->part[id].present && !m->partial && !(id == AC_VAE && m->part[AC_TAESD].present))
             return ac_fail(dg, ADDCL_E_FORMAT, "%s has no %s: give one with --%s", m->path, part_names[id],
                            id == AC_TEXT ? "text-encoder" : part_names[id]);
-    AC_TRY(ac_unet_config(&m->part[AC_UNET].json, &m->unet));
+    if (m->part[AC_UNET].present)
+        AC_TRY(ac_unet_config(&m->part[AC_UNET].json, &m->unet));
     if (m->part[AC_VAE].present)
         AC_TRY(ac_vae_config(&m->part[AC_VAE].json, &m->vae));
     if (m->part[AC_TAESD].present)
         AC_TRY(ac_taesd_config(&m->part[AC_TAESD].json, &m->taesd));
-    AC_TRY(ac_clip_config(&m->part[AC_TEXT].json, &m->clip[0]));
+    if (m->part[AC_TEXT].present)
+        AC_TRY(ac_clip_config(&m->part[AC_TEXT].json, &m->clip[0]));
     if (m->part[AC_TEXT_2].present)
         AC_TRY(ac_clip_config(&m->part[AC_TEXT_2].json, &m->clip[1]));
     if (m->unet.time_ids && !m->part[AC_TEXT_2].present) {
         rc = ac_fail(dg, ADDCL_E_FORMAT, "%s: the UNet is conditioned as SDXL's and needs a second text encoder", m->path);
         goto out;
     }
+    if (m->partial && (!m->part[AC_UNET].present || !m->part[AC_TEXT].present || !(m->part[AC_VAE].present || m->part[AC_TAESD].present)))
+        goto out; /* what is there need not fit what is not */
     if (m->clip[0].width + m->clip[1].width != m->unet.context)
         rc = ac_fail(dg, ADDCL_E_FORMAT, "%s: the text encoders give %d values a token, the UNet takes %d", m->path,
                      m->clip[0].width + m->clip[1].width, m->unet.context);
@@ -370,7 +378,7 @@ out:
     return rc;
 }
 
-static int load_tokenizers(addcl_model *m)
+static int load_tokenizers(addcl_model *m, const char *tokenizer)
 {
     int rc = 0;
 
@@ -378,8 +386,12 @@ static int load_tokenizers(addcl_model *m)
         char *dir;
         if (!m->part[AC_TEXT + i].present)
             continue;
-        if (m->single) {
+        if (m->single && !(tokenizer && i == 0)) {
             rc = file_tokenizer(m, i);
+            continue;
+        }
+        if (tokenizer && i == 0) {
+            rc = open_tokenizer(m, i, tokenizer);
             continue;
         }
         if (!(dir = ac_path_join(m->path, i ? "tokenizer_2" : "tokenizer")))
@@ -405,13 +417,14 @@ static int check_weights(addcl_model *m)
     for (int i = 0; i < 2; i++)
         if (m->part[AC_TEXT + i].present)
             AC_TRY(ac_stage_check(&n, AC_TEXT + i, &z, &m->info.text_params));
-    AC_TRY(ac_stage_check(&n, AC_UNET, &z, &m->info.unet_params));
+    if (m->part[AC_UNET].present)
+        AC_TRY(ac_stage_check(&n, AC_UNET, &z, &m->info.unet_params));
     if (m->part[AC_VAE].present)
         AC_TRY(ac_stage_check(&n, AC_VAE, &z, &m->info.vae_params));
     if (m->part[AC_TAESD].present)
         AC_TRY(ac_stage_check(&n, AC_TAESD, &z, &m->info.vae_params));
     for (int id = AC_UNET; id < AC_PARTS; id++)
-        if (m->part[id].present)
+        if (m->part[id].layout)
             AC_TRY(ac_layout_check_used(m->part[id].layout, part_names[id], &m->ctx->dg));
 out:
     return rc;
@@ -569,6 +582,11 @@ static char *model_name(const char *path)
 
 int addcl_model_load(addcl_ctx *ctx, const addcl_model_opts *o, addcl_model **out)
 {
+    return ac_model_open(ctx, o, &(ac_model_from){0}, out);
+}
+
+int ac_model_open(addcl_ctx *ctx, const addcl_model_opts *o, const ac_model_from *from, addcl_model **out)
+{
     static const ac_type types[] = {[ADDCL_F16] = AC_F16, [ADDCL_F32] = AC_F32, [ADDCL_BF16] = AC_BF16};
     addcl_model *m;
     int rc = 0;
@@ -581,6 +599,7 @@ int addcl_model_load(addcl_ctx *ctx, const addcl_model_opts *o, addcl_model **ou
         return ac_nomem(&ctx->dg, sizeof *m);
     m->ctx = ctx;
     m->type = types[o->type];
+    m->partial = from->training;
     m->path = o->path ? ac_strdup(o->path) : default_model();
     if (o->path && !m->path) {
         rc = ac_nomem(&ctx->dg, strlen(o->path));
@@ -595,7 +614,7 @@ int addcl_model_load(addcl_ctx *ctx, const addcl_model_opts *o, addcl_model **ou
         rc = ac_nomem(&ctx->dg, 1);
         goto out;
     }
-    rc = ac_is_dir(m->path) ? load_folder(m) : load_file(m);
+    rc = ac_is_dir(m->path) ? load_folder(m, from->scheduler) : load_file(m);
     if (rc < 0)
         goto out;
     AC_TRY(replace_part(m, AC_UNET, o->unet));
@@ -604,7 +623,7 @@ int addcl_model_load(addcl_ctx *ctx, const addcl_model_opts *o, addcl_model **ou
     AC_TRY(replace_part(m, AC_TAESD, o->taesd));
     AC_TRY(read_configs(m));
     AC_TRY(read_pipeline(m));
-    AC_TRY(load_tokenizers(m));
+    AC_TRY(load_tokenizers(m, from->tokenizer));
     AC_TRY(check_weights(m));
     if (o->n_loras)
         AC_TRY(load_loras(m, o));
@@ -617,9 +636,14 @@ int addcl_model_load(addcl_ctx *ctx, const addcl_model_opts *o, addcl_model **ou
         m->sch->cfg.prediction = (ac_prediction)p;
         m->prediction_known = m->prediction_given = true;
     }
-    AC_TRY(choose_defaults(m));
-    fill_info(m);
-    AC_TRY(ac_hash_start(&m->hash, m->info.unet_file, &ctx->dg));
+    if (!m->partial) {
+        AC_TRY(choose_defaults(m));
+        fill_info(m);
+        AC_TRY(ac_hash_start(&m->hash, m->info.unet_file, &ctx->dg));
+    } else if (m->part[AC_UNET].present && m->part[AC_VAE].present) {
+        m->info.factor = ac_vae_factor(&m->vae);
+        m->info.width = m->info.height = m->unet.sample_size * m->info.factor;
+    }
     *out = m;
     m = NULL;
 out:
@@ -642,7 +666,7 @@ void addcl_model_free(addcl_model *m)
     free(m->lora_path);
     free(m->lora_weight);
     for (int id = AC_UNET; id < AC_PARTS; id++)
-        close_part(&m->part[id]);
+        ac_part_close(&m->part[id]);
     ac_layout_free(m->layout);
     ac_st_close(m->st);
     json_decref(m->configs);

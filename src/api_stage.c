@@ -23,6 +23,7 @@ ac_nets ac_model_nets(const addcl_model *m)
 
     for (int i = 0; i < AC_PARTS; i++)
         n.layout[i] = m->part[i].layout;
+    memcpy(n.train, m->train, sizeof n.train);
     return n;
 }
 
@@ -42,7 +43,7 @@ void ac_stage_free(ac_stage *s)
 static int begin(const ac_nets *n, ac_part_id id, ac_stage *s, ac_net *m)
 {
     memset(s, 0, sizeof *s);
-    s->w = (ac_weights){.layout = n->layout[id], .part = part_names[id], .dg = n->dg, .loras = n->loras, .lora_weights = n->lora_weights,
+    s->w = (ac_weights){.train = n->train[id], .layout = n->layout[id], .part = part_names[id], .dg = n->dg, .loras = n->loras, .lora_weights = n->lora_weights,
                         .n_loras = n->n_loras};
     if (!(s->g = ac_graph_new(n->dg, n->type)))
         return ac_nomem(n->dg, sizeof *s->g);
@@ -162,7 +163,7 @@ int ac_stage_decode(const ac_nets *n, const ac_stage_size *z, ac_stage *s)
     int rc;
 
     AC_TRY(begin(n, n->taesd ? AC_TAESD : AC_VAE, s, &m));
-    v = ac_input(s->g, "z", AC_F32, ac_dims(4, z->batch, z->h, z->w, n->unet->in_channels));
+    v = ac_input(s->g, "z", AC_F32, ac_dims(4, z->batch, z->h, z->w, n->taesd ? n->taesd->latent : n->vae->latent));
     if (n->taesd)
         v = ac_taesd_decode(&m, n->taesd, ac_scale(s->g, v, 1 / n->taesd->scaling, 0));
     else

@@ -105,6 +105,10 @@ run 0 "manual page" "" help --man
 for o in $(sort -u options); do
     grep -q "$(echo "$o" | sed 's/-/\\\\-/g')" out || not_ok "manual page: --$o is missing"
 done
+check "manual page has the keys of training runs" grep -q 'B.*lr_warmup_steps' out
+run 0 "keys as Markdown" "" help --keys
+sed '1,/^<!-- Made by/d' "$SRCDIR/docs/training.md" | sed 1d >keys.md
+check "docs/training.md has these keys" cmp keys.md out
 run 0 "completions for bash" "" help --completions bash
 check "completions know --cfg-scale" grep -q -e '--cfg-scale' out
 run 0 "completions for zsh" "" help --completions zsh
@@ -139,6 +143,31 @@ usage "prompt file without prompts" "no prompt in it" sample --prompt-file empty
 run 1 "prompt file that is not there" "cannot be read: No such file" sample --prompt-file missing.txt
 head -c 1048577 /dev/zero | tr '\0' 'a' >big.txt
 usage "prompt file of more than 1 MiB" "larger than" sample --prompt-file big.txt
+
+# ---- wrong use of train
+
+usage "train: no file" "no INI file" train
+usage "train: two files" "unexpected argument 'b.ini'" train a.ini b.ini
+usage "train: --set without a file" "no INI file to override" train --print-config --set run.seed=1
+usage "train: conflicting options" "exclude each other" train a.ini --dry-run --validate
+run 1 "train: file that is not there" "cannot open 'missing.ini'" train missing.ini
+printf '[run]\nmethod = vae\noutput_dir = out\n[model]\nvae = v\n[data]\ntrain_data_dir = d\n' >run.ini
+{ cat run.ini && echo 'resolutoin = 64'; } >wrong.ini
+usage "train: unknown key" "wrong.ini:8: \[data\] resolutoin: unknown key; did you mean 'resolution'?" train wrong.ini
+{ cat run.ini && echo 'resolution = 64x'; } >wrong.ini
+usage "train: wrong value" "wrong.ini:8: .*64x: expected a whole number from 8" train wrong.ini
+usage "train: wrong override" "^add-cl: error: --set: \[run\] sed: unknown key" train run.ini --set run.sed=1
+run 3 "train: no such device" "no-such-device" train run.ini -d no-such-device
+run 0 "train --list-keys" "" train --list-keys
+check "explains learning_rate" grep -q '^  learning_rate$' out
+run 0 "train --print-config without a file" "" train --print-config
+check "prints only comments and sections" test -z "$(grep -v -e '^#' -e '^\[[a-z]*\]$' -e '^$' out)"
+run 0 "train --print-config" "" train run.ini --print-config --set run.seed=7
+check "has the override" grep -q '^seed = 7$' out
+check "train left no run folder" test ! -e out/config.ini -a ! -d out.png
+mv out effective.ini
+run 0 "train --print-config of that" "" train effective.ini --print-config
+check "prints the same" cmp -s out effective.ini
 
 # ---- outputs that cannot be written are found before anything is computed
 

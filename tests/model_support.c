@@ -210,20 +210,26 @@ static void check_shape(const rig *r, const rig_want *w)
         fail_msg("%s: shape %s, expected %s", w->key, ac_shape_text(&s, a), ac_shape_text(&want, b));
 }
 
+double *rig_wanted(const rig *r, const rig_want *w, size_t *n)
+{
+    const ac_st_tensor *t = ac_st_find(r->io, w->key);
+    double *d = fixture_f64(r->io, w->key, n), *image;
+
+    if (!w->image)
+        return d;
+    image = exchange(d, t->dim[0], t->dim[1], t->dim[2] * t->dim[3]);
+    free(d);
+    return image;
+}
+
 /* Takes over `got`, in the graph's layout. */
 static void compare(const rig *r, const rig_want *w, double *got, rig_result *res)
 {
-    const ac_shape *s = ac_shape_of(r->g, w->id);
     double diff = 0, scale = 0, *want;
     size_t n;
 
     check_shape(r, w);
-    want = fixture_f64(r->io, w->key, &n);
-    if (w->image) {
-        double *planes = exchange(got, s->d[0], s->d[1] * s->d[2], s->d[3]);
-        free(got);
-        got = planes;
-    }
+    want = rig_wanted(r, w, &n);
     for (size_t i = 0; i < n; i++) {
         double d = fabs(got[i] - want[i]);
         diff = d <= diff ? diff : d; /* keeps NaN */
@@ -254,11 +260,12 @@ static double *fetch(rig *r, ac_exec *x, const rig_want *w)
     return d;
 }
 
-rig_result rig_run(rig *r)
+static double **device_values(rig *r)
 {
-    rig_result res = {0};
+    double **v = calloc(r->wants.n + 1, sizeof *v);
     ac_exec *x = NULL;
 
+    assert_non_null(v);
     if (r->g->rc || ac_exec_new(device, r->g, NULL, &x) != 0)
         fail_msg("%s%s", r->f->dg.msg, device_diag.msg);
     for (size_t i = 0; i < r->feeds.n; i++) {
@@ -268,26 +275,39 @@ rig_result rig_run(rig *r)
     if (ac_run(x) != 0)
         fail_msg("%s", device_diag.msg);
     for (size_t i = 0; i < r->wants.n; i++)
-        compare(r, &r->wants.p[i], fetch(r, x, &r->wants.p[i]), &res);
+        v[i] = fetch(r, x, &r->wants.p[i]);
     ac_exec_free(x);
-    return res;
+    return v;
 }
 
-rig_result rig_run_reference(rig *r)
+static double **reference_values(rig *r)
 {
-    const double **feeds = malloc(r->feeds.n * sizeof *feeds);
-    double **out = malloc(r->g->outputs.n * sizeof *out);
-    rig_result res = {0};
+    const double **feeds = calloc(r->feeds.n + 1, sizeof *feeds);
+    double **v = calloc(r->g->outputs.n + 1, sizeof *v);
 
-    assert_true(feeds && out);
+    assert_true(feeds && v);
     for (size_t i = 0; i < r->feeds.n; i++)
         feeds[i] = r->feeds.p[i].d;
-    if (ac_ref_run(r->g, feeds, out) != 0)
+    if (ac_ref_run(r->g, feeds, v) != 0)
         fail_msg("%s", r->f->dg.msg);
-    for (size_t i = 0; i < r->wants.n; i++) /* outputs are in the order of rig_expect */
-        compare(r, &r->wants.p[i], out[i], &res);
     free(feeds);
-    free(out);
+    return v;
+}
+
+double **rig_values(rig *r, bool reference)
+{
+    assert_int_equal(r->g->outputs.n, r->wants.n); /* the reference gives outputs, which are in the order of rig_expect */
+    return reference ? reference_values(r) : device_values(r);
+}
+
+rig_result rig_run(rig *r, bool reference)
+{
+    double **v = rig_values(r, reference);
+    rig_result res = {0};
+
+    for (size_t i = 0; i < r->wants.n; i++)
+        compare(r, &r->wants.p[i], v[i], &res);
+    free(v);
     return res;
 }
 

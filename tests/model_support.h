@@ -70,9 +70,13 @@ typedef struct rig_result {
     double worst;
     char key[AC_NAME_MAX]; /* where */
 } rig_result;
-/* Runs on the device / in double precision on the host, compares, fails the test on any error. */
-rig_result rig_run(rig *r);
-rig_result rig_run_reference(rig *r);
+/* Runs on the device, or in double precision on the host; compares; fails the test on any error. */
+rig_result rig_run(rig *r, bool reference);
+/* As rig_run, but only gives the values, one for each expected one, in the graph's layout. The caller frees all. */
+double **rig_values(rig *r, bool reference);
+
+/* What the fixture says, of *n elements in the graph's layout. The caller frees it. */
+double *rig_wanted(const rig *r, const rig_want *w, size_t *n);
 
 /* Prints the result as a comment and fails the test when it exceeds `tol` or nothing was compared. */
 void check_result(const char *what, const rig_result *res, double tol);

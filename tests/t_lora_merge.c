@@ -75,7 +75,7 @@ static void begin(const merge *m, rig *r, net_files *f, ac_type storage)
 
 static void end(rig *r, const char *what, double tol)
 {
-    rig_result res = rig_run(r);
+    rig_result res = rig_run(r, false);
 
     check_result(what, &res, tol);
     rig_end(r);

@@ -1,4 +1,4 @@
-/* gen_docs.c - help and manual page, made from the option tables. */
+/* gen_docs.c - help and manual page, made from the option tables and the table of keys. */
 #include "gen_docs.h"
 #include "tool.h"
 
@@ -11,12 +11,12 @@ typedef struct term {
     const char *name, *text;
 } term;
 
-static const char about[] = "makes images from text with diffusion models on any OpenCL 1.2 device";
+static const char about[] = "makes images from text with diffusion models, and trains them, on any OpenCL 1.2 device";
 
 static const term exit_codes[] = {
     {"0", "success"},
     {"1", "failed: a file that cannot be read or written, an OpenCL error, a failed self-test"},
-    {"2", "wrong use: an unknown or conflicting option, a value out of range"},
+    {"2", "wrong use: an unknown or conflicting option or key, a value out of range"},
     {"3", "no usable OpenCL device"},
     {"4", "out of memory, on the host or on the device"},
     {"5", "a model that cannot be opened: missing, damaged, or of a kind that is not supported"},
@@ -51,6 +51,9 @@ static const term examples[] = {
      "single-file model, negative prompt and LoRA"},
     {"add-cl sample -p \"red apple\" -i sketch.png --strength 0.6 -o - | display", "image to image, written to a pipe"},
     {"add-cl sample --from-image out.png --steps 50", "the run of an earlier image again, with more steps"},
+    {"add-cl train --print-config >run.ini", "a configuration to fill in"},
+    {"add-cl train run.ini --set optimizer.learning_rate=2e-4", "train, with another learning rate than in the file"},
+    {"add-cl train run.ini --resume", "go on after an interruption"},
     {"add-cl info out.png", "how an image was made"},
     {"add-cl convert models/emoji-teacher teacher.safetensors --type f16", "a folder as one file"},
     {"add-cl devices --check", "which OpenCL devices there are and whether they work"},
@@ -138,6 +141,74 @@ void docs_overview(FILE *f)
     fprintf(f, "  %s\n", examples[0].name);
 }
 
+/* --------------------------------------------------------------------------------------- keys of training runs */
+
+/* "one of a, b; default: b; for vae, clip": what a key takes. */
+static void key_rules(const addcl_train_key *k, char *buf, size_t size)
+{
+    const char *value = k->shown ? k->shown : k->fallback;
+    int n = snprintf(buf, size, "%s%s%s; %s%s", k->expects, k->unit ? ", in " : "", k->unit ? k->unit : "",
+                     value ? "default: " : "must be given", value ? value : "");
+
+    if (k->methods && n > 0 && (size_t)n < size) {
+        n += snprintf(buf + n, size - (size_t)n, "; for ");
+        for (const char *c = k->methods; *c && (size_t)n + 3 < size; c++)
+            n += snprintf(buf + n, size - (size_t)n, *c == '|' ? ", " : "%c", *c);
+    }
+}
+
+void docs_keys(FILE *f)
+{
+    addcl_train_key k;
+    char rules[512];
+    const char *section = "";
+
+    fputs("Keys of the INI file of a training run, by [section]. Relative paths start from the file's folder; lists "
+          "have commas\nbetween; a comment stands after # or ; at the beginning of a line, or after ' ;'.\n",
+          f);
+    for (size_t i = 0; addcl_train_get_key(i, &k); i++) {
+        if (strcmp(section, k.section) != 0)
+            fprintf(f, "\n[%s]  %s\n", k.section, k.section_meaning);
+        section = k.section;
+        key_rules(&k, rules, sizeof rules);
+        fprintf(f, "\n  %s\n", k.name);
+        wrap(f, k.meaning, 6, 0);
+        wrap(f, rules, 6, 0);
+    }
+}
+
+/* Prints text for a cell of a table. */
+static void markdown(FILE *f, const char *text)
+{
+    for (; *text; text++) {
+        if (strchr("|*<_", *text))
+            putc('\\', f);
+        putc(*text, f);
+    }
+}
+
+void docs_keys_markdown(FILE *f)
+{
+    addcl_train_key k;
+    char rules[512];
+    const char *section = "";
+
+    for (size_t i = 0; addcl_train_get_key(i, &k); i++) {
+        if (strcmp(section, k.section) != 0)
+            fprintf(f, "%s### [%s] %s\n\n| key | meaning | value |\n|---|---|---|\n", i ? "\n" : "", k.section,
+                    k.section_meaning);
+        section = k.section;
+        key_rules(&k, rules, sizeof rules);
+        fprintf(f, "| `%s` | ", k.name);
+        markdown(f, k.meaning);
+        fputs(" | ", f);
+        markdown(f, rules);
+        fputs(" |\n", f);
+    }
+}
+
+/* ----------------------------------------------------------------------------------------------- manual page */
+
 /* Prints text with roff's special characters taken literally. */
 static void roff(FILE *f, const char *text)
 {
@@ -218,6 +289,32 @@ static void man_command(FILE *f, const cmd_def *cmd)
     }
 }
 
+static void man_keys(FILE *f)
+{
+    addcl_train_key k;
+    char rules[512];
+    const char *section = "";
+
+    fputs(".SH TRAINING RUNS\n", f);
+    roff(f, "The keys of the INI file, by section. Relative paths start from the file's folder; lists have commas "
+            "between; a comment stands after # or ; at the beginning of a line, or after a blank and ;.");
+    putc('\n', f);
+    for (size_t i = 0; addcl_train_get_key(i, &k); i++) {
+        if (strcmp(section, k.section) != 0) {
+            fprintf(f, ".SS \"[%s] ", k.section);
+            roff(f, k.section_meaning);
+            fputs("\"\n", f);
+        }
+        section = k.section;
+        key_rules(&k, rules, sizeof rules);
+        fprintf(f, ".TP\n\\fB%s\\fR\n", k.name);
+        roff(f, k.meaning);
+        fputs(" (", f);
+        roff(f, rules);
+        fputs(")\n", f);
+    }
+}
+
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
 void docs_man(FILE *f)
@@ -236,6 +333,7 @@ void docs_man(FILE *f)
     fputs("\n.SH COMMANDS\n", f);
     for (size_t i = 0; i < n_commands; i++)
         man_command(f, commands[i]);
+    man_keys(f);
     man_terms(f, "EXIT STATUS", exit_codes, COUNT(exit_codes));
     man_terms(f, "ENVIRONMENT", environment, COUNT(environment));
     man_terms(f, "FILES", files, COUNT(files));

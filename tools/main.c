@@ -9,8 +9,8 @@
 #include <string.h>
 #include <unistd.h>
 
-const cmd_def *const commands[] = {&cmd_sample, &cmd_devices, &cmd_info, &cmd_selftest,
-                                   &cmd_bench,  &cmd_convert, &cmd_help};
+const cmd_def *const commands[] = {&cmd_sample,   &cmd_train, &cmd_devices, &cmd_info,
+                                   &cmd_selftest, &cmd_bench, &cmd_convert, &cmd_help};
 const size_t n_commands = sizeof commands / sizeof commands[0];
 
 static const cmd_def *find_command(const char *name)
@@ -36,7 +36,7 @@ static int unknown_command(const char *name)
 /* --------------------------------------------------------------------------------------------- add-cl help */
 
 typedef struct help_args {
-    bool man;
+    bool man, keys;
     const char *shell;
 } help_args;
 
@@ -44,6 +44,7 @@ typedef struct help_args {
 
 static const opt_def help_rows[] = {
     ROW(OPT_FLAG, "man", 0, man, NULL, "manual page, as roff", HIDDEN),
+    ROW(OPT_FLAG, "keys", 0, keys, NULL, "keys of training runs, as Markdown", HIDDEN),
     ROW(OPT_WORD, "completions", 0, shell, "bash|zsh|fish", "completion script", HIDDEN),
     ROW_HELP,
 };
@@ -54,6 +55,8 @@ static int help(const cmd_line *o, const help_args *a)
 
     if (a->man)
         docs_man(stdout);
+    else if (a->keys)
+        docs_keys_markdown(stdout);
     else if (a->shell)
         docs_completions(stdout, a->shell);
     else if (o->n_operands == 0)

@@ -169,7 +169,7 @@ void report_say(report *r, int level, const char *fmt, ...)
 
 /* ----------------------------------------------------------------------------------------------- progress */
 
-static const char *text_seconds(double s, char buf[24])
+const char *text_seconds(double s, char buf[24])
 {
     long n = (long)(s + 0.5);
 
@@ -184,12 +184,25 @@ static const char *text_seconds(double s, char buf[24])
     return buf;
 }
 
+static int terminal_width(void)
+{
+    struct winsize w;
+
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col ? w.ws_col : 80;
+}
+
+void report_status(report *r, const char *line)
+{
+    fprintf(stderr, "\r\033[K%.*s", terminal_width() - 1, line);
+    fflush(stderr);
+    r->drawn = true;
+}
+
 /* One line: "image 2/4  sample 12/25 |#####-----| 0.061 s/it, 0.8 s left", as wide as the terminal allows. */
 static void draw_bar(report *r, const addcl_progress *p)
 {
     static const char full[] = "########################################",
                       empty[] = "----------------------------------------";
-    struct winsize w;
     char head[128], tail[64] = "", left[24];
     double each = p->done > 0 ? p->seconds / (double)p->done : 0;
     int room, filled, n = 0;
@@ -200,8 +213,7 @@ static void draw_bar(report *r, const addcl_progress *p)
     if (p->done > 0)
         snprintf(tail, sizeof tail, "%.3g s/it, %s left", each,
                  text_seconds(each * (double)(p->total - p->done), left));
-    room = (ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col ? w.ws_col : 80) -
-           (int)(strlen(head) + strlen(tail)) - 6;
+    room = terminal_width() - (int)(strlen(head) + strlen(tail)) - 6;
     if (room > (int)sizeof full - 1)
         room = (int)sizeof full - 1;
     if (room < 4 || p->total <= 0) {

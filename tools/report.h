@@ -21,6 +21,8 @@ typedef struct report {
 void report_init(report *r, const common_args *a);
 /* Takes the bar off the terminal; before anything else is written there. */
 void report_clear(report *r);
+/* Shows `line` in place of the one shown before, as far as the terminal is wide. */
+void report_status(report *r, const char *line);
 /* One message; `level` is ADDCL_LOG_*. */
 void report_say(report *r, int level, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* Callbacks for addcl_set_log and addcl_set_progress; `user` is the report. The second ends the call after a signal. */
@@ -35,6 +37,8 @@ int caught_signal(void);
 
 /* Seconds of the monotonic clock. */
 double clock_now(void);
+/* "2:05", "0.8 s" */
+const char *text_seconds(double seconds, char buf[24]);
 /* "1.5 GiB"; buf has room for 16 characters. */
 const char *text_bytes(double bytes, char buf[16]);
 /* Prints an untrusted text with its control characters (but newline and tab) as \xNN, so that it cannot steer the

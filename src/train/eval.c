@@ -1,0 +1,126 @@
+/* eval.c - fixed samples and prompts for validation. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "train/train.h"
+
+void ac_use_averages(ac_training *r, bool averages)
+{
+    for (int k = 0; k < r->n_sets; k++)
+        r->sets[k].averages = averages;
+}
+
+size_t ac_eval_count(const ac_training *r)
+{
+    size_t n = ac_data_count(r->data, AC_SPLIT_VAL), limit = (size_t)r->cfg->validation.validation_images;
+
+    return limit ? AC_MIN(n, limit) : n;
+}
+
+int ac_eval_batch(ac_training *r, ac_split split, size_t k, size_t n, ac_batch *b)
+{
+    size_t all = ac_data_count(r->data, split), looked = ac_eval_count(r), side = (size_t)r->cfg->data.resolution, pixels = side * side * 3;
+    const uint32_t *member = ac_data_members(r->data, split);
+    int rc = 0;
+
+    memset(b, 0, sizeof *b);
+    b->image = ac_calloc(n * pixels, sizeof *b->image);
+    b->sample = ac_calloc(n, sizeof *b->sample);
+    if (!b->image || !b->sample) {
+        ac_eval_free(b);
+        return ac_nomem(r->dg, n * pixels * sizeof(float));
+    }
+    for (size_t i = 0; i < n && rc >= 0; i++) {
+        rc = ac_data_fetch(r->data, member[(k + i) * all / looked], AC_EPOCH_PLAIN, r->dg, b->image + b->n * pixels, &b->sample[b->n]);
+        b->n += rc == 0;
+        if (rc < 0 && ac_data_is_broken(rc)) {
+            ac_clear(r->dg);
+            rc = 0;
+        }
+    }
+    if (rc < 0)
+        ac_eval_free(b);
+    return rc;
+}
+
+void ac_eval_free(ac_batch *b)
+{
+    for (size_t i = 0; b->sample && i < b->n; i++)
+        free(b->sample[i].caption);
+    free(b->image);
+    free(b->sample);
+    memset(b, 0, sizeof *b);
+}
+
+int ac_quiet_sample(ac_training *r, const addcl_sample_opts *o)
+{
+    addcl_progress_fn progress = r->ctx->progress;
+    int rc;
+
+    r->ctx->progress = NULL;
+    rc = addcl_sample(r->model, o, NULL);
+    r->ctx->progress = progress;
+    return rc;
+}
+
+/* ------------------------------------------------------------------------------------------ prompts */
+
+static int add_prompt(ac_training *r, const char *text, size_t n)
+{
+    char **more = realloc(r->prompts, (r->n_prompts + 1) * sizeof *more), *copy = ac_strndup(text, n);
+
+    if (more)
+        r->prompts = more;
+    if (!more || !copy) {
+        free(copy);
+        return ac_nomem(r->dg, n);
+    }
+    r->prompts[r->n_prompts++] = copy;
+    return 0;
+}
+
+static int prompts_of_file(ac_training *r, const char *path)
+{
+    enum { MOST = 1 << 20 };
+    char *text = NULL;
+    size_t n;
+    int rc;
+
+    AC_TRY(ac_file_read(path, MOST, r->dg, &text, &n));
+    for (const char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n') {
+        size_t len = strcspn(line, "\r\n");
+        if (len)
+            AC_TRY(add_prompt(r, line, len));
+    }
+    if (!r->n_prompts)
+        rc = ac_fail(r->dg, ADDCL_E_ARG, "%s holds no prompts", path);
+out:
+    free(text);
+    return rc;
+}
+
+int ac_read_prompts(ac_training *r)
+{
+    const char *path = r->cfg->validation.validation_prompts_file;
+    ac_split split = ac_data_count(r->data, AC_SPLIT_VAL) ? AC_SPLIT_VAL : AC_SPLIT_TRAIN;
+    size_t all = ac_data_count(r->data, split), n = AC_MIN((size_t)r->cfg->validation.num_validation_images, all);
+    int rc = 0;
+
+    if (*path)
+        return prompts_of_file(r, path);
+    for (size_t i = 0; i < n; i++) {
+        ac_sample s;
+        rc = ac_data_fetch(r->data, ac_data_members(r->data, split)[i * all / n], AC_EPOCH_PLAIN, r->dg, NULL, &s);
+        if (rc < 0 && ac_data_is_broken(rc)) {
+            ac_clear(r->dg);
+            continue;
+        }
+        AC_TRY(rc);
+        rc = add_prompt(r, s.caption, strlen(s.caption));
+        free(s.caption);
+        AC_TRY(rc);
+    }
+out:
+    return AC_MIN(rc, 0);
+}

@@ -1,0 +1,231 @@
+/* method_vae.c - an autoencoder: pictures through a small latent and back (Kingma and Welling 2014; Rombach et al. 2022). */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "diff/loss.h"
+#include "io/grid.h"
+#include "train/inputs.h"
+
+enum { RANDOM_POSTERIOR = 3 };
+
+typedef struct vae {
+    int B, side, h, w, C; /* batch; pixels; latent */
+    float *noise;         /* [B,h,w,C] */
+    float *out;           /* pictures of a batch */
+} vae;
+
+static int open_vae(ac_training *r)
+{
+    vae *v = ac_calloc(1, sizeof *v);
+    const ac_vae_cfg *c = &r->model->vae;
+    int f;
+
+    if (!v)
+        return ac_nomem(r->dg, sizeof *v);
+    r->method = v;
+    if (!r->model->part[AC_VAE].present)
+        return ac_fail(r->dg, ADDCL_E_ARG, "%s has no vae: give one with model.vae", r->model->path);
+    f = ac_vae_factor(c);
+    v->B = (int)r->cfg->data.train_batch_size;
+    v->side = (int)r->cfg->data.resolution;
+    if (v->side % f)
+        return ac_fail(r->dg, ADDCL_E_ARG, "pictures of %d pixels do not divide by %d: choose a multiple for data.resolution", v->side, f);
+    v->h = v->w = v->side / f;
+    v->C = c->latent;
+    v->noise = ac_calloc((size_t)v->B * (size_t)v->h * (size_t)v->w * (size_t)v->C, sizeof(float));
+    v->out = ac_calloc((size_t)v->B * (size_t)v->side * (size_t)v->side * 3, sizeof(float));
+    if (!v->noise || !v->out)
+        return ac_nomem(r->dg, (size_t)v->B * (size_t)v->side * (size_t)v->side * 12);
+    r->sets[r->n_sets] = (ac_params){.dev = r->dev, .dg = r->dg, .part = "vae", .layout = r->model->part[AC_VAE].layout, .seed = (uint64_t)r->cfg->run.seed};
+    r->model->train[AC_VAE] = &r->sets[r->n_sets++];
+    return 0;
+}
+
+static void close_vae(ac_training *r)
+{
+    vae *v = r->method;
+
+    if (!v)
+        return;
+    free(v->noise);
+    free(v->out);
+    free(v);
+    r->method = NULL;
+}
+
+static ac_net net_of(ac_training *r, ac_graph *g, ac_weights *w)
+{
+    *w = (ac_weights){.train = &r->sets[0], .part = "vae", .dg = r->dg};
+    return (ac_net){.g = g, .w = w, .checkpoint = g->training && r->cfg->model.gradient_checkpointing};
+}
+
+static ac_id weighted(ac_graph *g, ac_id sum, double weight, ac_id term)
+{
+    ac_id t = ac_scale(g, term, weight, 0);
+    return sum == AC_NONE ? t : ac_add(g, sum, t);
+}
+
+ac_id ac_vae_loss(ac_graph *g, const ac_train_cfg *c, ac_id image, ac_id decoded, ac_id moments)
+{
+    int64_t C = g->rc ? 1 : ac_shape_of(g, moments)->d[3] / 2;
+    ac_id kl = ac_loss_kl(g, ac_slice(g, moments, 3, 0, C), ac_slice(g, moments, 3, C, C)), l1 = ac_loss_l1(g, decoded, image), sum = AC_NONE;
+
+    ac_set_output(g, "l1", l1);
+    ac_set_output(g, "kl", kl);
+    if (c->loss.l1_weight > 0)
+        sum = weighted(g, sum, c->loss.l1_weight, l1);
+    if (c->loss.l2_weight > 0)
+        sum = weighted(g, sum, c->loss.l2_weight, ac_loss_mse(g, decoded, image, AC_NONE));
+    if (c->loss.edge_weight > 0)
+        sum = weighted(g, sum, c->loss.edge_weight, ac_loss_edge(g, decoded, image));
+    return weighted(g, sum, c->loss.kl_weight, kl);
+}
+
+static ac_id loss(ac_training *r, ac_graph *g, int B)
+{
+    const vae *v = r->method;
+    ac_id image = ac_input(g, "image", AC_F32, ac_dims(4, B, v->side, v->side, 3)), noise = ac_input(g, "noise", AC_F32, ac_dims(4, B, v->h, v->w, v->C));
+    ac_id moments, mean, std, decoded;
+    ac_weights w;
+    ac_net m = net_of(r, g, &w);
+
+    moments = ac_vae_encode(&m, &r->model->vae, image);
+    mean = ac_slice(g, moments, 3, 0, v->C);
+    std = ac_exp(g, ac_scale(g, ac_slice(g, moments, 3, v->C, v->C), 0.5, 0));
+    decoded = ac_vae_decode(&m, &r->model->vae, ac_add(g, mean, ac_mul(g, std, noise)));
+    return ac_vae_loss(g, r->cfg, image, decoded, moments);
+}
+
+static int feed(ac_training *r, ac_exec *x, const ac_batch *b)
+{
+    vae *v = r->method;
+    size_t n = (size_t)v->h * (size_t)v->w * (size_t)v->C;
+    int rc;
+
+    for (size_t i = 0; i < b->n; i++) {
+        uint64_t s = ac_row_stream(r, b->row + i, RANDOM_POSTERIOR);
+        ac_stream_normal(&s, v->noise + i * n, n);
+    }
+    AC_TRY(ac_feed(x, "image", b->image, b->n * (size_t)v->side * (size_t)v->side * 3 * sizeof(float)));
+    rc = ac_feed(x, "noise", v->noise, b->n * n * sizeof(float));
+out:
+    return rc;
+}
+
+/* ------------------------------------------------------------------------------------------ validation: pictures decoded from the posterior's mean */
+
+static int reconstruction(ac_training *r, ac_graph **graph, ac_exec **x)
+{
+    const vae *v = r->method;
+    ac_graph *g = *graph = ac_graph_new(r->dg, AC_F32);
+    ac_weights w;
+    ac_net m;
+    ac_id moments;
+
+    if (!g)
+        return ac_nomem(r->dg, sizeof *g);
+    ac_use_averages(r, true);
+    m = net_of(r, g, &w);
+    moments = ac_vae_encode(&m, &r->model->vae, ac_input(g, "image", AC_F32, ac_dims(4, v->B, v->side, v->side, 3)));
+    ac_set_output(g, "decoded", ac_vae_decode(&m, &r->model->vae, ac_slice(g, moments, 3, 0, v->C)));
+    ac_use_averages(r, false);
+    return ac_exec_new(r->dev, g, NULL, x);
+}
+
+/* Decodes a batch, of which the first n pictures count. */
+static int reconstruct(ac_training *r, ac_exec *x, const float *image, size_t n)
+{
+    vae *v = r->method;
+    size_t pixels = (size_t)v->side * (size_t)v->side * 3;
+    int rc;
+
+    memset(v->out, 0, (size_t)v->B * pixels * sizeof(float));
+    memcpy(v->out, image, n * pixels * sizeof(float));
+    AC_TRY(ac_feed(x, "image", v->out, (size_t)v->B * pixels * sizeof(float)));
+    AC_TRY(ac_run(x));
+    AC_TRY(ac_fetch(x, "decoded", v->out, (size_t)v->B * pixels * sizeof(float)));
+    for (size_t i = 0; i < n * pixels; i++)
+        v->out[i] = AC_MAX(-1.0f, AC_MIN(1.0f, v->out[i]));
+out:
+    return rc;
+}
+
+/* PSNR in dB of pixels in 0..255 terms: 10 log10(range^2 / mean squared error), range 2, errors pooled over all pictures. */
+static int psnr(ac_training *r, ac_exec *x, ac_split split, double *db)
+{
+    const vae *v = r->method;
+    size_t pixels = (size_t)v->side * (size_t)v->side * 3, n = ac_eval_count(r), done = 0;
+    double sum = 0;
+    int rc = 0;
+
+    for (size_t k = 0; k < n; k += (size_t)v->B) {
+        ac_batch b;
+        AC_TRY(ac_eval_batch(r, split, k, AC_MIN((size_t)v->B, n - k), &b));
+        rc = reconstruct(r, x, b.image, b.n);
+        for (size_t i = 0; rc == 0 && i < b.n * pixels; i++)
+            sum += ((double)v->out[i] - (double)b.image[i]) * ((double)v->out[i] - (double)b.image[i]);
+        done += b.n;
+        ac_eval_free(&b);
+        AC_TRY(rc);
+    }
+    *db = done ? 10 * log10(4 * (double)(done * pixels) / sum) : NAN;
+out:
+    return rc;
+}
+
+static int validate(ac_training *r, double *held_out, double *training)
+{
+    ac_graph *g = NULL;
+    ac_exec *x = NULL;
+    int rc;
+
+    AC_TRY(reconstruction(r, &g, &x));
+    AC_TRY(psnr(r, x, AC_SPLIT_VAL, held_out));
+    rc = psnr(r, x, AC_SPLIT_TRAIN, training);
+out:
+    ac_exec_free(x);
+    ac_graph_free(g);
+    return rc;
+}
+
+/* Pairs: a held-out picture, and beside it what comes back. */
+static int pictures(ac_training *r, const char *path)
+{
+    vae *v = r->method;
+    bool held = ac_data_count(r->data, AC_SPLIT_VAL) > 0;
+    size_t pixels = (size_t)v->side * (size_t)v->side * 3, n = AC_MIN((size_t)r->cfg->validation.num_validation_images, (size_t)v->B);
+    float *sheet = ac_calloc(2 * n * pixels, sizeof *sheet);
+    ac_graph *g = NULL;
+    ac_exec *x = NULL;
+    ac_batch b = {0};
+    int rc;
+
+    if (!sheet)
+        return ac_nomem(r->dg, 2 * n * pixels * sizeof *sheet);
+    AC_TRY(ac_eval_batch(r, held ? AC_SPLIT_VAL : AC_SPLIT_TRAIN, 0, n, &b));
+    AC_TRY(reconstruction(r, &g, &x));
+    AC_TRY(reconstruct(r, x, b.image, b.n));
+    for (size_t i = 0; i < b.n; i++) {
+        memcpy(sheet + 2 * i * pixels, b.image + i * pixels, pixels * sizeof *sheet);
+        memcpy(sheet + (2 * i + 1) * pixels, v->out + i * pixels, pixels * sizeof *sheet);
+    }
+    rc = ac_grid_png(path, sheet, 2 * b.n, v->side, v->side, 8, r->dg);
+out:
+    ac_eval_free(&b);
+    ac_exec_free(x);
+    ac_graph_free(g);
+    free(sheet);
+    return rc;
+}
+
+const ac_recipe ac_recipe_vae = {.name = "vae",
+                                 .measure = "psnr",
+                                 .scalar = {"l1", "kl"},
+                                 .open = open_vae,
+                                 .close = close_vae,
+                                 .loss = loss,
+                                 .feed = feed,
+                                 .validate = validate,
+                                 .pictures = pictures,
+                                 .export = ac_export_model};

@@ -1,0 +1,421 @@
+/* run.c - a training run from its configuration to the exported model. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "train/train.h"
+
+/* ------------------------------------------------------------------------------------------ opening */
+
+static const ac_recipe *recipe_of(ac_method m)
+{
+    static const ac_recipe *const recipes[] = {
+        [AC_METHOD_VAE] = &ac_recipe_vae, [AC_METHOD_DIFFUSION] = &ac_recipe_diffusion, [AC_METHOD_CLIP] = &ac_recipe_clip};
+    return recipes[m];
+}
+
+static int open_data(ac_training *r)
+{
+    const ac_train_cfg *c = r->cfg;
+    ac_data_opts o = AC_DATA_OPTS_INIT;
+
+    o.source = (const char *const *)c->data.train_data_dir.p;
+    o.n_source = c->data.train_data_dir.n;
+    o.resolution = (int)c->data.resolution;
+    o.fit = c->data.fit;
+    o.flip = c->data.random_flip ? 0.5 : 0;
+    for (size_t i = 0; i < 3 && i < c->data.background.n; i++)
+        o.background[i] = (uint8_t)c->data.background.p[i];
+    o.caption = *c->data.caption ? c->data.caption : NULL;
+    o.caption_values = *c->data.caption_values ? c->data.caption_values : NULL;
+    o.caption_dropout = c->run.method == AC_METHOD_DIFFUSION ? c->data.caption_dropout : 0;
+    o.filter = *c->data.filter ? c->data.filter : NULL;
+    o.subsample = *c->data.subsample ? c->data.subsample : NULL;
+    o.val_split = *c->data.validation_list ? c->data.validation_list : NULL;
+    o.exclude_list = *c->data.exclude_list ? c->data.exclude_list : NULL;
+    o.seed = (uint64_t)c->run.seed;
+    o.cache_bytes = (size_t)c->data.image_cache << 20;
+    return ac_data_open(&o, r->dg, &r->data);
+}
+
+static int open_model(ac_training *r)
+{
+    const ac_train_cfg *c = r->cfg;
+    ac_model_from from = {.training = true,
+                          .tokenizer = *c->model.tokenizer ? c->model.tokenizer : NULL,
+                          .scheduler = *c->model.scheduler ? c->model.scheduler : NULL};
+    addcl_model_opts o = {.path = *c->model.pretrained_model ? c->model.pretrained_model : c->model.config,
+                          .unet = *c->model.unet ? c->model.unet : NULL,
+                          .vae = *c->model.vae ? c->model.vae : NULL,
+                          .text_encoder = *c->model.text_encoder ? c->model.text_encoder : NULL,
+                          .type = ADDCL_F32};
+
+    return c->run.method == AC_METHOD_CLIP ? 0 : ac_model_open(r->ctx, &o, &from, &r->model);
+}
+
+static int open_loader(ac_training *r)
+{
+    ac_loader_opts o = {.split = AC_SPLIT_TRAIN,
+                        .batch = (size_t)r->cfg->data.train_batch_size,
+                        .rank = (size_t)r->rank,
+                        .ranks = (size_t)r->ranks,
+                        .start = r->at.rows,
+                        .threads = (size_t)r->cfg->data.dataloader_threads};
+
+    return ac_loader_open(r->data, &o, r->dg, &r->loader);
+}
+
+static void close_run(ac_training *r)
+{
+    ac_loader_close(r->loader);
+    ac_step_close(&r->stepper);
+    if (r->recipe)
+        r->recipe->close(r);
+    addcl_model_free(r->model);
+    for (int k = 0; k < r->n_sets; k++)
+        ac_params_free(&r->sets[k]);
+    ac_data_close(r->data);
+    ac_runlog_close(r->log);
+    ac_rundir_close(r->dir);
+    for (size_t i = 0; i < r->n_prompts; i++)
+        free(r->prompts[i]);
+    free(r->prompts);
+    if (r->plan_only)
+        ac_dev_close(r->dev);
+}
+
+/* ------------------------------------------------------------------------------------------ plan */
+
+static void describe(const ac_training *r)
+{
+    char n[32];
+
+    for (int k = 0; k < r->n_sets; k++)
+        ac_note(r->dg, ADDCL_LOG_INFO, "%s: %s parameters in training", r->sets[k].part, ac_thousands(ac_params_count(&r->sets[k]), n));
+    ac_note(r->dg, ADDCL_LOG_INFO, "data: %zu training samples (%zu an epoch), %zu held out", ac_data_count(r->data, AC_SPLIT_TRAIN),
+            ac_data_epoch_size(r->data, AC_SPLIT_TRAIN), ac_data_count(r->data, AC_SPLIT_VAL));
+}
+
+/* Bytes that the run holds on the device while it steps. */
+static uint64_t planned_bytes(const ac_training *r)
+{
+    uint64_t bytes = ac_exec_info(r->stepper.x)->peak + (r->stepper.update ? ac_exec_info(r->stepper.update)->peak : 0);
+
+    for (int k = 0; k < r->n_sets; k++)
+        bytes += ac_params_bytes(&r->sets[k]);
+    return bytes;
+}
+
+/* Memory from the plan; time from its work and half the FMA peak, which is what training steps reach. */
+static int report_plan(ac_training *r)
+{
+    const ac_plan_info *p = ac_exec_info(r->stepper.x);
+    double flop = p->flop * r->stepper.micro, peak, step, mb = 1e-6;
+    uint64_t variables = 0;
+    int rc;
+
+    for (int k = 0; k < r->n_sets; k++)
+        variables += ac_params_bytes(&r->sets[k]);
+    AC_TRY(ac_fma_peak(r->ctx->dev, &peak));
+    step = flop / (0.5 * peak);
+    ac_note(r->dg, ADDCL_LOG_INFO, "memory: %.0f MB: parameters, moments and averages %.0f MB, activations and gradients %.0f MB, constants %.0f MB",
+            (double)planned_bytes(r) * mb, (double)variables * mb, (double)p->activations * mb, (double)p->weights * mb);
+    ac_note(r->dg, ADDCL_LOG_INFO, "time: %.3g TFLOP a step, about %.2g s on %s; %.3g hours for %lld steps", flop * 1e-12, step,
+            ac_dev_info(r->ctx->dev)->name, step * (double)r->cfg->run.max_train_steps / 3600, (long long)r->cfg->run.max_train_steps);
+out:
+    return rc;
+}
+
+/* ------------------------------------------------------------------------------------------ run folder */
+
+static int save_config(ac_training *r)
+{
+    char *text = NULL, *path = ac_path_join(r->cfg->run.output_dir, "config.ini");
+    int rc = path ? ac_train_config_text(r->cfg, r->dg, &text) : ac_nomem(r->dg, 1);
+
+    if (rc == 0)
+        rc = ac_file_save(path, text, strlen(text), r->dg);
+    free(text);
+    free(path);
+    return rc;
+}
+
+/* Goes on from a checkpoint when asked to; else a folder that has checkpoints is not touched. */
+static int resume_or_begin(ac_training *r, bool resume, bool *resumed)
+{
+    const char *which = r->cfg->checkpoint.resume_from_checkpoint;
+    ac_ckpt *c = NULL;
+    int64_t step;
+    int rc;
+
+    *resumed = false;
+    if (resume || *which) {
+        AC_TRY(ac_state_restore(r, which, resumed));
+        if (*resumed)
+            ac_note(r->dg, ADDCL_LOG_INFO, "going on from step %lld", (long long)r->at.step);
+        else
+            ac_note(r->dg, ADDCL_LOG_INFO, "%s has no checkpoint: beginning", r->cfg->run.output_dir);
+        return r->rank == 0 ? ac_ckpt_rewind(r->dir, *resumed ? r->at.step : -1, r->dg) : 0;
+    }
+    AC_TRY(ac_ckpt_latest(r->cfg->run.output_dir, r->dg, &c));
+    if (c) {
+        step = ac_ckpt_step(c);
+        ac_ckpt_close(c);
+        rc = ac_fail(r->dg, ADDCL_E_ARG, "%s holds a run with a checkpoint of step %lld: go on with --resume, or choose another run.output_dir",
+                     r->cfg->run.output_dir, (long long)step);
+    }
+out:
+    return rc;
+}
+
+static int checkpoint(ac_training *r)
+{
+    double t0 = ac_now();
+    int rc;
+
+    AC_TRY(ac_state_save(r));
+    rc = ac_runlog_event(r->log, r->at.step, "checkpoint", json_pack("{s:f}", "seconds", ac_now() - t0), r->dg);
+out:
+    return rc;
+}
+
+/* ------------------------------------------------------------------------------------------ validation, pictures */
+
+static int validate(ac_training *r, double *held_out, double *training)
+{
+    double t0 = ac_now();
+    int rc;
+
+    AC_TRY(r->recipe->validate(r, held_out, training));
+    ac_note(r->dg, ADDCL_LOG_INFO, "step %lld: %s %.4f held out, %.4f training (%.1f s)", (long long)r->at.step, r->recipe->measure, *held_out,
+            *training, ac_now() - t0);
+    if (!r->log)
+        return 0;
+    rc = ac_runlog_event(r->log, r->at.step, "validation",
+                         json_pack("{s:s, s:o, s:o, s:f}", "measure", r->recipe->measure, "held_out",
+                                   isfinite(*held_out) ? json_real(*held_out) : json_null(), "training",
+                                   isfinite(*training) ? json_real(*training) : json_null(), "seconds", ac_now() - t0),
+                         r->dg);
+out:
+    return rc;
+}
+
+static int pictures(ac_training *r)
+{
+    char *path = ac_printf("%s/samples/step-%06lld.png", r->cfg->run.output_dir, (long long)r->at.step);
+    int rc = path ? 0 : ac_nomem(r->dg, 1);
+
+    if (rc == 0 && r->recipe->pictures) {
+        AC_TRY(r->recipe->pictures(r, path));
+        rc = ac_runlog_picture(r->log, r->at.step, "samples", path, r->dg);
+    }
+out:
+    free(path);
+    return rc;
+}
+
+/* ------------------------------------------------------------------------------------------ the loop */
+
+/* Sums since the last row of the log. */
+typedef struct interval {
+    ac_step_result sum;
+    int64_t steps, good;
+    double t0; /* when it began */
+    double idle; /* seconds spent on validation and the like */
+} interval;
+
+static void add_step(interval *iv, const ac_step_result *s)
+{
+    iv->steps++;
+    if (s->skipped)
+        return;
+    iv->good++;
+    iv->sum.loss += s->loss;
+    iv->sum.grad_norm += s->grad_norm;
+    for (int k = 0; k < AC_SCALARS; k++)
+        iv->sum.scalar[k] += s->scalar[k];
+}
+
+static bool every(int64_t step, int64_t n)
+{
+    return n > 0 && step % n == 0;
+}
+
+/* A row in the log, a line for the caller; *iv begins anew. */
+static int report(ac_training *r, interval *iv, double held_out, double training)
+{
+    const ac_train_cfg *c = r->cfg;
+    double seconds = ac_now() - iv->t0 - iv->idle, n = (double)iv->good;
+    int64_t images = iv->steps * r->stepper.micro * c->data.train_batch_size * r->ranks;
+    ac_step_result mean = iv->sum;
+    addcl_train_report p = {.step = r->at.step, .max_steps = c->run.max_train_steps, .skipped = r->at.skipped, .seconds = r->at.seconds};
+    int rc;
+
+    mean.loss = n > 0 ? mean.loss / n : NAN;
+    mean.grad_norm = n > 0 ? mean.grad_norm / n : NAN;
+    for (int k = 0; k < AC_SCALARS; k++)
+        mean.scalar[k] = n > 0 ? mean.scalar[k] / n : NAN;
+    p.loss = mean.loss;
+    p.grad_norm = mean.grad_norm;
+    p.learning_rate = ac_learning_rate(c, r->at.updates);
+    p.images_per_second = seconds > 0 ? (double)images / seconds : 0;
+    p.eta_seconds = iv->steps ? (double)(c->run.max_train_steps - r->at.step) * seconds / (double)iv->steps : 0;
+    p.held_out = held_out;
+    AC_TRY(ac_run_row(r, &mean, p.images_per_second, held_out, training));
+    if (r->opts->report)
+        r->opts->report(r->opts->user, &p);
+    *iv = (interval){.t0 = ac_now()};
+out:
+    return rc;
+}
+
+static int skipped_step(ac_training *r, const ac_step_result *s)
+{
+    int rc;
+
+    ac_note(r->dg, ADDCL_LOG_WARN, "step %lld: loss %g, gradient norm %g: skipped (%lld in a row)", (long long)r->at.step, s->loss, s->grad_norm,
+            (long long)r->at.bad);
+    AC_TRY(ac_runlog_event(r->log, r->at.step, "skip", json_pack("{s:I}", "in_a_row", (json_int_t)r->at.bad), r->dg));
+    if (r->at.bad >= r->cfg->run.max_bad_steps) {
+        rc = ac_step_blame(r, &r->stepper);
+        ac_context(r->dg, "after %lld steps in a row without a finite loss and gradient", (long long)r->at.bad);
+    }
+out:
+    return rc;
+}
+
+/* What is due after a step besides the step itself. */
+static int housekeeping(ac_training *r, interval *iv, bool last)
+{
+    const ac_train_cfg *c = r->cfg;
+    double t0 = ac_now(), held_out = NAN, training = NAN;
+    bool measure = every(r->at.step, c->validation.validation_steps) || (last && c->validation.validation_steps),
+         show = every(r->at.step, c->validation.sample_steps) || (last && c->validation.sample_steps),
+         save = every(r->at.step, c->checkpoint.checkpointing_steps) || last;
+    int rc = 0;
+
+    if (measure)
+        AC_TRY(validate(r, &held_out, &training));
+    if (show)
+        AC_TRY(pictures(r));
+    iv->idle += ac_now() - t0;
+    if (every(r->at.step, c->run.report_steps) || measure || last)
+        AC_TRY(report(r, iv, held_out, training));
+    t0 = ac_now();
+    if (save)
+        AC_TRY(checkpoint(r));
+    if (measure || show || save)
+        AC_TRY(ac_run_report(r, last ? "finished" : "running"));
+    iv->idle += ac_now() - t0;
+out:
+    return rc;
+}
+
+/* Saves what has been reached, when the caller wants to end. */
+static int interrupted(ac_training *r, interval *iv)
+{
+    int rc = 0;
+
+    if (iv->steps)
+        AC_TRY(report(r, iv, NAN, NAN));
+    AC_TRY(checkpoint(r));
+    AC_TRY(ac_runlog_event(r->log, r->at.step, "end", json_pack("{s:s}", "why", "interrupted"), r->dg));
+    AC_TRY(ac_run_report(r, "interrupted"));
+    rc = ac_fail(r->dg, ADDCL_E_CANCELLED, "interrupted after step %lld; a checkpoint was written", (long long)r->at.step);
+out:
+    return rc;
+}
+
+static int loop(ac_training *r)
+{
+    const ac_train_cfg *c = r->cfg;
+    interval iv = {.t0 = ac_now()};
+    double begin = ac_now(), before = r->at.seconds;
+    ac_step_result s;
+    int rc = 0;
+
+    while (r->at.step < c->run.max_train_steps) {
+        bool last, late;
+        AC_TRY(ac_step_run(r, &r->stepper, &s));
+        r->at.seconds = before + ac_now() - begin;
+        add_step(&iv, &s);
+        if (s.skipped)
+            AC_TRY(skipped_step(r, &s));
+        last = r->at.step >= c->run.max_train_steps;
+        late = c->run.max_train_time > 0 && ac_now() - begin >= c->run.max_train_time;
+        AC_TRY(housekeeping(r, &iv, last));
+        if (!last && (late || (r->opts->stop && r->opts->stop(r->opts->user))))
+            return interrupted(r, &iv);
+    }
+out:
+    return rc;
+}
+
+static int finish(ac_training *r)
+{
+    char *dir = ac_path_join(r->cfg->run.output_dir, "model");
+    int rc = dir ? ac_export(r, dir) : ac_nomem(r->dg, 1);
+
+    if (rc == 0)
+        rc = ac_runlog_event(r->log, r->at.step, "end", json_pack("{s:s, s:s}", "why", "finished", "model", dir), r->dg);
+    if (rc == 0)
+        rc = ac_run_report(r, "finished");
+    free(dir);
+    return rc;
+}
+
+static int train(ac_training *r, bool resume)
+{
+    bool resumed;
+    int rc;
+
+    AC_TRY(ac_rundir_open(r->cfg->run.output_dir, r->dg, &r->dir));
+    AC_TRY(resume_or_begin(r, resume, &resumed));
+    AC_TRY(save_config(r));
+    AC_TRY(ac_run_log_open(r, resumed));
+    if (r->recipe->pictures && r->cfg->validation.sample_steps && r->model && r->cfg->run.method == AC_METHOD_DIFFUSION)
+        AC_TRY(ac_read_prompts(r));
+    AC_TRY(open_loader(r));
+    rc = loop(r);
+    if (rc == 0)
+        rc = finish(r);
+    else if (rc != ADDCL_E_CANCELLED) {
+        ac_diag quiet = {0}; /* the message that matters is the first one */
+        if (ac_runlog_event(r->log, r->at.step, "end", json_pack("{s:s}", "why", r->dg->msg), &quiet) < 0)
+            ac_clear(&quiet);
+    }
+out:
+    return rc;
+}
+
+int ac_train(addcl_ctx *ctx, const ac_train_cfg *cfg, const addcl_train_opts *opts)
+{
+    ac_training r = {.ctx = ctx, .dev = ctx->dev, .dg = &ctx->dg, .cfg = cfg, .ranks = 1, .opts = opts};
+    double held_out, training;
+    bool found;
+    int rc;
+
+    if (opts->mode == ADDCL_TRAIN_PLAN) {
+        AC_TRY(ac_dev_fake(ac_dev_limits(ctx->dev), r.dg, &r.dev));
+        r.plan_only = true;
+    }
+    AC_TRY(open_data(&r));
+    AC_TRY(open_model(&r));
+    r.recipe = recipe_of(cfg->run.method);
+    AC_TRY(r.recipe->open(&r));
+    AC_TRY(ac_step_open(&r, &r.stepper));
+    describe(&r);
+    if (opts->mode == ADDCL_TRAIN_PLAN) {
+        rc = report_plan(&r);
+    } else if (opts->mode == ADDCL_TRAIN_VALIDATE) {
+        if (opts->resume)
+            AC_TRY(ac_state_restore(&r, cfg->checkpoint.resume_from_checkpoint, &found));
+        rc = validate(&r, &held_out, &training);
+    } else {
+        rc = train(&r, opts->resume);
+    }
+out:
+    close_run(&r);
+    return rc;
+}

@@ -1,0 +1,333 @@
+/* step.c - one optimiser step on the device. */
+#include "train/train.h"
+
+#include <fnmatch.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "ops/ops.h"
+
+/* ------------------------------------------------------------------------------------------ schedules */
+
+double ac_learning_rate(const ac_train_cfg *c, int64_t k)
+{
+    const int64_t warm = c->optimizer.lr_warmup_steps, max = c->run.max_train_steps;
+    double peak = c->optimizer.learning_rate, low = c->optimizer.lr_min_ratio, done;
+
+    if (k < warm)
+        return peak * (double)(k + 1) / (double)warm;
+    done = max > warm ? AC_MIN((double)(k - warm) / (double)(max - warm), 1.0) : 1.0;
+    switch (c->optimizer.lr_scheduler) {
+    case AC_LR_LINEAR:
+        return peak * (1 - (1 - low) * done);
+    case AC_LR_COSINE:
+        return peak * (low + (1 - low) * 0.5 * (1 + cos(M_PI * done)));
+    case AC_LR_CONSTANT:
+    default:
+        return peak;
+    }
+}
+
+double ac_ema_decay(const ac_train_cfg *c, int64_t k)
+{
+    double d = c->optimizer.ema_decay;
+
+    return c->optimizer.ema_ramp ? AC_MIN(d, (double)(1 + k) / (double)(10 + k)) : d;
+}
+
+/* The first of cfg's patterns that matches "part.name". */
+static double rate_factor(const ac_train_cfg *c, const char *part, const char *name)
+{
+    double factor = 1;
+    char *full = ac_printf("%s.%s", part, name);
+
+    for (size_t i = 0; full && i < c->optimizer.lr_groups.n; i++)
+        if (!fnmatch(c->optimizer.lr_groups.p[i].pattern, full, 0)) {
+            factor = c->optimizer.lr_groups.p[i].factor;
+            break;
+        }
+    free(full);
+    return factor;
+}
+
+/* ------------------------------------------------------------------------------------------ graphs */
+
+/* Are gradients summed in variables before the update? */
+static bool split(const ac_training *r)
+{
+    return r->cfg->optimizer.gradient_accumulation_steps > 1 || r->ranks > 1;
+}
+
+static int count_parameters(const ac_training *r)
+{
+    int n = 0;
+
+    for (int k = 0; k < r->n_sets; k++)
+        n += (int)r->sets[k].p.n;
+    return n;
+}
+
+/* All parameters of the run, in order. */
+static ac_parameter *nth_parameter(ac_training *r, int i, const char **part)
+{
+    int k = 0;
+
+    for (; i >= (int)r->sets[k].p.n; k++)
+        i -= (int)r->sets[k].p.n;
+    *part = r->sets[k].part;
+    return &r->sets[k].p.p[i];
+}
+
+/* Clipping, Adam and EMA of every parameter; grad[i] belongs to parameter i. The norm of all gradients is output "norm". With a
+ * loss (AC_NONE: not in this graph) that is not finite, the norm is not either, and nothing is updated. */
+static void update_nodes(ac_training *r, ac_graph *g, ac_id loss, const ac_id *grad, int n)
+{
+    const ac_train_cfg *c = r->cfg;
+    ac_id total = ac_reshape(g, ac_sum_squares(g, grad, n), ac_dims(1, 1)), hyper;
+    const char *part;
+
+    if (loss != AC_NONE)
+        total = ac_add(g, total, ac_scale(g, loss, 0, 0));
+    ac_set_output(g, "norm", ac_sqrt(g, total));
+    hyper = ac_clip_factor(g, ac_input(g, "hyper", AC_F32, ac_dims(1, AC_HYPERS)), total, c->optimizer.max_grad_norm);
+    for (int i = 0; i < n; i++) {
+        ac_parameter *p = nth_parameter(r, i, &part);
+        ac_adam_in in = {.p = ac_state(g, p->w), .grad = grad[i], .m = ac_state(g, p->m), .v = ac_state(g, p->v), .hyper = hyper,
+                         .ema = p->ema ? ac_state(g, p->ema) : AC_NONE, .decoupled = c->optimizer.optimizer == AC_OPTIM_ADAMW};
+        in.rate = p->lr = rate_factor(c, part, p->name);
+        ac_adam(g, &in);
+    }
+}
+
+/* Gradients as the sweep makes them: kept for the update, or added to their variables at once, so that they need not live on. */
+typedef struct collector {
+    ac_training *r;
+    ac_graph *g;
+    ac_id *grad;   /* by parameter; AC_NONE: the loss does not depend on it */
+    double share;  /* of a micro-batch in the sum; 0: gradients are kept */
+} collector;
+
+static void collect(void *user, int i, ac_id gx)
+{
+    collector *c = user;
+    const char *part;
+
+    c->grad[i] = gx;
+    if (c->share > 0)
+        ac_accumulate(c->g, ac_state(c->g, nth_parameter(c->r, i, &part)->grad), gx, c->share);
+}
+
+static int check_gradients(ac_training *r, ac_graph *g, const ac_id *grad, int n)
+{
+    const char *part;
+
+    for (int i = 0; i < n && g->rc == 0; i++)
+        if (grad[i] == AC_NONE) {
+            const ac_parameter *p = nth_parameter(r, i, &part);
+            return ac_fail(r->dg, ADDCL_E_INTERNAL, "the loss does not depend on %s of %s", p->name, part);
+        }
+    return g->rc;
+}
+
+static int gradient_graph(ac_training *r, ac_stepper *s)
+{
+    collector c = {.r = r, .g = s->g, .share = split(r) ? 1 / ((double)s->micro * r->ranks) : 0};
+    ac_graph *g = s->g;
+    ac_id loss, *leaf = NULL;
+    const char *part;
+    int n, rc;
+
+    g->training = true;
+    loss = r->recipe->loss(r, g, (int)r->cfg->data.train_batch_size);
+    AC_TRY(g->rc);
+    ac_set_output(g, "loss", loss);
+    for (int k = 0; k < r->n_sets; k++)
+        AC_TRY(ac_params_train(&r->sets[k], r->cfg->optimizer.ema_decay > 0, split(r)));
+    n = count_parameters(r);
+    leaf = ac_calloc((size_t)n, sizeof *leaf);
+    c.grad = ac_calloc((size_t)n, sizeof *c.grad);
+    if (!leaf || !c.grad) {
+        rc = ac_nomem(r->dg, (size_t)n * sizeof *leaf);
+        goto out;
+    }
+    for (int i = 0; i < n; i++) {
+        leaf[i] = ac_state(g, nth_parameter(r, i, &part)->w);
+        c.grad[i] = AC_NONE;
+    }
+    ac_grad_each(g, loss, AC_NONE, leaf, n, collect, &c);
+    AC_TRY(check_gradients(r, g, c.grad, n));
+    if (!split(r))
+        update_nodes(r, g, loss, c.grad, n);
+    rc = g->rc;
+out:
+    free(leaf);
+    free(c.grad);
+    return rc;
+}
+
+static int update_graph(ac_training *r, ac_graph *g)
+{
+    int n = count_parameters(r);
+    ac_id *grad = ac_calloc((size_t)n, sizeof *grad);
+    const char *part;
+
+    if (!grad)
+        return ac_nomem(r->dg, (size_t)n * sizeof *grad);
+    for (int i = 0; i < n; i++)
+        grad[i] = ac_state(g, nth_parameter(r, i, &part)->grad);
+    update_nodes(r, g, AC_NONE, grad, n);
+    free(grad);
+    return g->rc;
+}
+
+int ac_step_open(ac_training *r, ac_stepper *s)
+{
+    ac_exec_opts opts = {.plan_only = r->plan_only};
+    int rc = 0;
+
+    memset(s, 0, sizeof *s);
+    s->micro = (int)r->cfg->optimizer.gradient_accumulation_steps;
+    if (!(s->g = ac_graph_new(r->dg, AC_F32)))
+        return ac_nomem(r->dg, sizeof *s->g);
+    AC_TRY(gradient_graph(r, s));
+    AC_TRY(ac_exec_new(r->dev, s->g, &opts, &s->x));
+    if (split(r)) {
+        if (!(s->update_graph = ac_graph_new(r->dg, AC_F32))) {
+            rc = ac_nomem(r->dg, sizeof *s->g);
+            goto out;
+        }
+        AC_TRY(update_graph(r, s->update_graph));
+        AC_TRY(ac_exec_new(r->dev, s->update_graph, &opts, &s->update));
+    }
+out:
+    if (rc < 0)
+        ac_step_close(s);
+    return rc;
+}
+
+void ac_step_close(ac_stepper *s)
+{
+    ac_exec_free(s->x);
+    ac_exec_free(s->update);
+    ac_graph_free(s->g);
+    ac_graph_free(s->update_graph);
+    memset(s, 0, sizeof *s);
+}
+
+/* ------------------------------------------------------------------------------------------ running */
+
+static int feed_hyper(const ac_training *r, ac_exec *x)
+{
+    const ac_train_cfg *c = r->cfg;
+    ac_adam_cfg adam = {.lr = ac_learning_rate(c, r->at.updates), .beta1 = c->optimizer.adam_beta1, .beta2 = c->optimizer.adam_beta2,
+                        .eps = c->optimizer.adam_epsilon, .decay = c->optimizer.adam_weight_decay, .ema = ac_ema_decay(c, r->at.updates)};
+    float h[AC_HYPERS];
+
+    ac_adam_hyper(&adam, r->at.updates + 1, h);
+    return ac_feed(x, "hyper", h, sizeof h);
+}
+
+static int zero_gradients(ac_training *r)
+{
+    const char *part;
+    int rc = 0;
+
+    for (int i = 0; i < count_parameters(r) && rc == 0; i++) {
+        ac_var *v = nth_parameter(r, i, &part)->grad;
+        rc = ac_buf_fill(r->dev, v->buf, 0, ac_var_bytes(v));
+    }
+    return rc;
+}
+
+static int fetch_scalar(ac_exec *x, const char *name, double *v)
+{
+    float f = 0;
+    int rc = ac_fetch(x, name, &f, sizeof f);
+
+    *v = (double)f;
+    return rc;
+}
+
+/* The loss and the method's scalars of one micro-batch, added to the step's. */
+static int add_scalars(ac_training *r, ac_stepper *s, ac_step_result *out)
+{
+    double v;
+    int rc;
+
+    AC_TRY(fetch_scalar(s->x, "loss", &v));
+    out->loss += v / s->micro;
+    for (int k = 0; r->recipe->scalar[k]; k++) {
+        AC_TRY(fetch_scalar(s->x, r->recipe->scalar[k], &v));
+        out->scalar[k] += v / s->micro;
+    }
+out:
+    return rc;
+}
+
+int ac_step_run(ac_training *r, ac_stepper *s, ac_step_result *out)
+{
+    ac_exec *last = s->update ? s->update : s->x;
+    const ac_batch *b = NULL; /* stays so where the method feeds itself */
+    int rc = 0;
+
+    memset(out, 0, sizeof *out);
+    if (s->update)
+        AC_TRY(zero_gradients(r));
+    AC_TRY(feed_hyper(r, last));
+    for (int i = 0; i < s->micro; i++) {
+        if (r->loader)
+            AC_TRY(ac_loader_next(r->loader, r->dg, &b));
+        AC_TRY(r->recipe->feed(r, s->x, b));
+        AC_TRY(ac_run(s->x));
+        AC_TRY(add_scalars(r, s, out));
+        r->at.rows += b ? (uint64_t)r->ranks * b->n : 0;
+    }
+    if (s->update && isfinite(out->loss))
+        AC_TRY(ac_run(s->update));
+    AC_TRY(fetch_scalar(last, "norm", &out->grad_norm));
+    out->skipped = !isfinite(out->loss) || !isfinite(out->grad_norm);
+    r->at.step++;
+    r->at.updates += !out->skipped;
+    r->at.skipped += out->skipped;
+    r->at.bad = out->skipped ? r->at.bad + 1 : 0;
+out:
+    return rc;
+}
+
+int ac_step_blame(ac_training *r, ac_stepper *s)
+{
+    int rc = ac_run_checked(s->x);
+
+    if (rc == 0 && s->update)
+        rc = ac_run_checked(s->update);
+    if (rc == 0)
+        rc = ac_fail(r->dg, ADDCL_E_DIVERGED, "the loss or the gradients' norm is not finite, though every value is");
+    return rc;
+}
+
+/* ------------------------------------------------------------------------------------------ random streams */
+
+uint64_t ac_row_stream(const ac_training *r, uint64_t row, uint64_t purpose)
+{
+    uint64_t s = (uint64_t)r->cfg->run.seed * 0x9e3779b97f4a7c15u + purpose, t;
+
+    t = ac_mix(&s) ^ row;
+    return ac_mix(&t);
+}
+
+double ac_stream_uniform(uint64_t *state)
+{
+    return (double)(ac_mix(state) >> 11) * 0x1p-53;
+}
+
+/* Box and Muller. */
+void ac_stream_normal(uint64_t *state, float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i += 2) {
+        double radius = sqrt(-2 * log(1 - ac_stream_uniform(state))), turn = 2 * M_PI * ac_stream_uniform(state);
+        x[i] = (float)(radius * cos(turn));
+        if (i + 1 < n)
+            x[i + 1] = (float)(radius * sin(turn));
+    }
+}
