@@ -137,8 +137,8 @@ static int turn(job *j, int o)
 static int read_pixels(job *j)
 {
     struct jpeg_decompress_struct *d = &j->d;
+    int orientation, rc;
     bool cmyk;
-    int rc;
 
     jpeg_create_decompress(d);
     d->mem->max_memory_to_use = MEMORY_MAX;
@@ -159,9 +159,9 @@ static int read_pixels(job *j)
         if (cmyk)
             from_cmyk(rgb, row, d->output_width, d->saw_Adobe_marker);
     }
+    orientation = exif_orientation(d->marker_list); /* no markers are saved unless it is wanted */
     jpeg_finish_decompress(d);
-    if (d->marker_list)
-        rc = turn(j, exif_orientation(d->marker_list));
+    rc = turn(j, orientation);
 out:
     return rc;
 }

@@ -43,10 +43,10 @@ static int infer_pack(ac_graph *g, ac_node *n)
 {
     const ac_shape *k = ac_shape_of(g, n->in[0]);
     const int64_t E = n->at.i[PK_HEADS], D = k->d[2] / E, lanes = n->at.i[PK_LANES];
-    const int64_t panels = AC_CEIL_DIV(k->d[1], 2 * lanes) * 2 * lanes * D,
-                  rows = k->d[1] * AC_CEIL_DIV(D, lanes) * lanes;
+    const int64_t panels = AC_CEIL_DIV(k->d[1], 2 * lanes) * 2 * lanes * D;
+    const int64_t vectors = AC_CEIL_DIV(D, lanes), pitch = (vectors + (vectors % 8 == 0)) * lanes;
 
-    n->shape = (ac_shape){2, {k->d[0] * E, (n->at.i[PK_GRAD] ? 2 : 1) * panels + rows}};
+    n->shape = (ac_shape){2, {k->d[0] * E, (n->at.i[PK_GRAD] ? 2 : 1) * panels + k->d[1] * pitch}};
     return 1;
 }
 

@@ -117,11 +117,12 @@ static void setup_squares(const ac_limits *lim, const ac_graph *g, const ac_node
 static void setup_any(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
     ac_nest t;
+    int64_t from = strided(ac_shape_of(g, n->in[0]), n, &t);
 
     (void)lim;
-    strided(ac_shape_of(g, n->in[0]), n, &t);
     strided_args(n, l);
     ac_arg_int(l, ac_count(&n->shape));
+    ac_arg_int(l, from);
     for (int k = 1; k < AC_DIMS; k++)
         ac_arg_int(l, t.d[k]);
     for (int k = 0; k < AC_DIMS; k++)

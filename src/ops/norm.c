@@ -58,8 +58,10 @@ bool ac_groups_accept(const ac_limits *lim, const ac_graph *g, const ac_node *n)
     return lim->max_wg >= 16 && lim->local_mem >= 16 << 10;
 }
 
-/* ------------------------------------------------------------------------------------------ group_norm(x, w, b):
- * at.i[0] groups, at.f[0] eps */
+/* ------------------------------------------------------------------------------------------ group norm */
+
+/* group_norm(x, w, b): act((x - mean) / sqrt(var + eps) w + b), the statistics of groups of channels of an image.
+ * at.i[0] groups, at.i[AC_AT_ACT] none or silu, at.f[0] eps. */
 
 static int infer_group_norm(ac_graph *g, ac_node *n)
 {
@@ -166,8 +168,9 @@ ac_id ac_group_norm(ac_graph *g, ac_id x, ac_id w, ac_id b, int groups, double e
     return ac_add_node(g, &ac_op_group_norm, (ac_id[]){x, w, b}, 3, &at);
 }
 
-/* ------------------------------------------------------------------------------------------ moments(x) -> [B, chunks,
- * 2, C]: mean, sum of squares about it */
+/* ------------------------------------------------------------------------------------------ moments */
+
+/* moments(x) -> [B, chunks, 2, C]: the mean of each channel in a chunk of pixels, the sum of squares about it. */
 
 static int infer_moments(ac_graph *g, ac_node *n)
 {
@@ -230,8 +233,9 @@ const ac_op ac_op_moments = {.name = "moments",
                              .kern = kern_moments,
                              .cases = case_moments};
 
-/* ------------------------------------------------------------------------------------------ moments_merge(m, w, b, x)
- * -> [B, AC_NORM_ROWS, C] x gives its shape only. at.i[0] groups, at.f[0] eps. */
+/* ------------------------------------------------------------------------------------------ moments of groups */
+
+/* moments_merge(m, w, b, x) -> [B, AC_NORM_ROWS, C]. x gives its shape only. at.i[0] groups, at.f[0] eps. */
 
 static int infer_merge(ac_graph *g, ac_node *n)
 {
@@ -289,8 +293,9 @@ static const ac_kern kern_merge[] = {{"moments_merge", "norm", AC_CLASS_ANY, NUL
 const ac_op ac_op_moments_merge = {
     .name = "moments_merge", .n_in = 4, .infer = infer_merge, .ref = ref_merge, .kern = kern_merge};
 
-/* ------------------------------------------------------------------------------------------ channel_affine(x, s):
- * act(x s[b,0,c] + s[b,1,c]), s by moments_merge */
+/* ------------------------------------------------------------------------------------------ channel affine */
+
+/* channel_affine(x, s): act(x s[b,0,c] + s[b,1,c]), s by moments_merge. at.i[AC_AT_ACT] the activation. */
 
 static int infer_affine(ac_graph *g, ac_node *n)
 {
@@ -339,8 +344,9 @@ const ac_op ac_op_channel_affine = {.name = "channel_affine",
                                     .kern = kern_affine,
                                     .cases = case_affine};
 
-/* ------------------------------------------------------------------------------------------ layer_norm(x, w, b):
- * at.f[0] eps */
+/* ------------------------------------------------------------------------------------------ layer norm */
+
+/* layer_norm(x, w, b): rows over the last dimension. at.f[0] eps. */
 
 static int infer_layer_norm(ac_graph *g, ac_node *n)
 {
@@ -451,8 +457,9 @@ ac_id ac_layer_norm(ac_graph *g, ac_id x, ac_id w, ac_id b, double eps)
     return ac_add_node(g, &ac_op_layer_norm, (ac_id[]){x, w, b}, 3, &at);
 }
 
-/* ------------------------------------------------------------------------------------------ row_moments(x) -> [rows,
- * 2]: mean, 1 / sqrt(var + eps) at.f[0] eps. What the gradient of layer_norm needs. */
+/* ------------------------------------------------------------------------------------------ moments of rows */
+
+/* row_moments(x) -> [rows, 2]: mean, 1 / sqrt(var + eps); what the gradient of layer_norm needs. at.f[0] eps. */
 
 static int infer_row_moments(ac_graph *g, ac_node *n)
 {

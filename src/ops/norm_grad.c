@@ -14,8 +14,10 @@ static int lanes(const ac_limits *lim)
     return lim->cls == AC_CLASS_CPU ? lim->vw : 1;
 }
 
-/* ------------------------------------------------------------------------------------------ sums of chunks
- * group_norm_sums(gy, x, s) and layer_norm_sums(gy, x, s) -> [B, chunks, 2, C]: sum g, sum g x^; s: the statistics of x
+/* ------------------------------------------------------------------------------------------ sums of chunks */
+
+/* group_norm_sums(gy, x, s) and layer_norm_sums(gy, x, s) -> [B, chunks, 2, C]: sum g, sum g x^. s: the statistics of
+ * x, of channels by moments_merge or of rows by row_moments. at.i[AC_AT_ACT] the activation that follows a group norm.
  */
 
 /* Rows are one image; more of them make longer chunks, so that merging stays cheap. */
@@ -109,6 +111,7 @@ static void setup_sums(const ac_limits *lim, const ac_graph *g, const ac_node *n
     l->global[1] = (size_t)(n->shape.d[0] * n->shape.d[1]);
 }
 
+/* Work-groups of 32 channels by 8 pixels, less where registers or the device allow no more. */
 static void setup_sums_tile(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
     size_t gx = 32, gy = 8, vectors = (size_t)AC_CEIL_DIV(n->shape.d[3], (int64_t)lanes(lim));
@@ -178,9 +181,10 @@ const ac_op ac_op_layer_norm_sums = {.name = "layer_norm_sums",
                                      .kern = kern_sums,
                                      .cases = case_layer_norm_sums};
 
-/* ------------------------------------------------------------------------------------------ group_norm_merge(m, s, w,
- * x) -> [B, 4, C] sum g, sum g x^, then for group_norm_bx the factor of x - mean and the constant. x gives its shape
- * only. at.i[0] groups. */
+/* ------------------------------------------------------------------------------------------ sums of images */
+
+/* group_norm_merge(m, s, w, x) -> [B, MERGED, C]: sum g, sum g x^, then for group_norm_bx the factor of x - mean and
+ * the constant. m: the sums of chunks; x gives its shape only. at.i[0] groups. */
 
 enum { SUM, DOT, FACTOR, CONSTANT, MERGED };
 
@@ -256,8 +260,9 @@ const ac_op ac_op_group_norm_merge = {.name = "group_norm_merge",
                                       .kern = kern_merge,
                                       .cases = case_merge};
 
-/* ------------------------------------------------------------------------------------------ group_norm_bx(gy, x, s,
- * t): the gradient of x */
+/* ------------------------------------------------------------------------------------------ group norm by x */
+
+/* group_norm_bx(gy, x, s, t): the gradient of x; t by group_norm_merge. at.i[AC_AT_ACT] the activation. */
 
 static int infer_same(ac_graph *g, ac_node *n)
 {
@@ -321,8 +326,9 @@ const ac_op ac_op_group_norm_bx = {.name = "group_norm_bx",
                                    .kern = kern_group_norm_bx,
                                    .cases = case_group_norm_bx};
 
-/* ------------------------------------------------------------------------------------------ layer_norm_bx(gy, x, w,
- * s): the gradient of x */
+/* ------------------------------------------------------------------------------------------ layer norm by x */
+
+/* layer_norm_bx(gy, x, w, s): the gradient of x; s by row_moments. */
 
 static void ref_layer_norm_bx(const ac_ref *r)
 {

@@ -39,8 +39,10 @@ static bool same_shape(ac_graph *g, const ac_node *n, int k)
     return false;
 }
 
-/* ------------------------------------------------------------------------------------------ adam(p, g, m, v, hyper,
- * ema): effect on all but g, hyper at.f[0]: factor of the learning rate; at.i[0]: decay is added to the gradient */
+/* ------------------------------------------------------------------------------------------ adam */
+
+/* adam(p, g, m, v, hyper, ema): an effect on p, m, v and ema. at.f[0] factor of the learning rate; at.i[0] decay is
+ * added to the gradient. */
 
 enum { P, G, M, V, HYPER, AVERAGE };
 
@@ -143,9 +145,10 @@ void ac_adam_hyper(const ac_adam_cfg *c, int64_t step, float h[AC_HYPERS])
     h[AC_HYPER_FACTOR] = 1;
 }
 
-/* ------------------------------------------------------------------------------------------ sum_squares(x, before) ->
- * [PARTS] y[k] = before[k] + the sum of squares of the k-th part of x. A chain of these sums many tensors with one
- * launch each. */
+/* ------------------------------------------------------------------------------------------ sum of squares */
+
+/* sum_squares(x, before) -> [PARTS]: before[k] + the sum of the squares of the k-th part of x. A chain of these sums
+ * many tensors with one launch each. */
 
 enum { PARTS = 256, LEAST = 1024 }; /* elements of a part are a multiple of LEAST */
 
@@ -252,8 +255,9 @@ ac_id ac_sum_squares(ac_graph *g, const ac_id *x, int n)
     return ac_sum(g, sums, 1);
 }
 
-/* ------------------------------------------------------------------------------------------ clip_factor(hyper, total):
- * at.f[0] the largest norm, 0: any */
+/* ------------------------------------------------------------------------------------------ clipping */
+
+/* clip_factor(hyper, total): at.f[0] the largest norm, 0: any. */
 
 static int infer_clip_factor(ac_graph *g, ac_node *n)
 {
@@ -319,8 +323,9 @@ ac_id ac_clip_factor(ac_graph *g, ac_id hyper, ac_id total, double largest)
     return ac_add_node(g, &ac_op_clip_factor, (ac_id[]){hyper, total}, 2, &at);
 }
 
-/* ------------------------------------------------------------------------------------------ accumulate(y, x): y +=
- * at.f[0] x; store(y, x): y = x; effects */
+/* ------------------------------------------------------------------------------------------ accumulate, store */
+
+/* accumulate(y, x): y += at.f[0] x. store(y, x): y = x. Effects on y. */
 
 static int infer_pair(ac_graph *g, ac_node *n)
 {

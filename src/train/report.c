@@ -152,7 +152,7 @@ int ac_run_card(ac_training *r, const char *dir)
     const char *title = strrchr(c->run.output_dir, '/'), *base = *c->model.pretrained_model ? c->model.pretrained_model : NULL;
     char *config = NULL, summary[400];
     facts f = {.n = 0};
-    ac_card card = {.name = title && title[1] ? title + 1 : c->run.output_dir, .license = "other", .base_model = base, .guidance = c->validation.guidance_scale,
+    ac_card card = {.name = title && title[1] ? title + 1 : c->run.output_dir, .license = "other", .base = base, .guidance = c->validation.guidance_scale,
                     .steps = (int)c->validation.num_inference_steps, .width = (int)c->data.resolution, .height = (int)c->data.resolution,
                     .prompt = r->n_prompts ? r->prompts[0] : NULL};
     int rc;

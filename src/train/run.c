@@ -39,6 +39,16 @@ static int open_data(ac_training *r)
     return ac_data_open(&o, r->dg, &r->data);
 }
 
+/* Is `dir` one network's folder, with its configuration right in it? */
+static bool is_one_network(const char *dir)
+{
+    char *path = *dir ? ac_path_join(dir, "config.json") : NULL;
+    bool is = path && ac_exists(path);
+
+    free(path);
+    return is;
+}
+
 static int open_model(ac_training *r)
 {
     const ac_train_cfg *c = r->cfg;
@@ -50,7 +60,10 @@ static int open_model(ac_training *r)
                           .vae = *c->model.vae ? c->model.vae : NULL,
                           .text_encoder = *c->model.text_encoder ? c->model.text_encoder : NULL,
                           .type = ADDCL_F32};
+    const char **network = c->run.method == AC_METHOD_VAE ? &o.vae : &o.unet;
 
+    if (is_one_network(c->model.config) && !*network)
+        *network = c->model.config;
     return c->run.method == AC_METHOD_CLIP ? 0 : ac_model_open(r->ctx, &o, &from, &r->model);
 }
 
