@@ -14,18 +14,27 @@
 
 #define QUERIES  (8 * ROWS) /* multiples of PANEL */
 #define KEYS     (8 * ROWS)
-#define D_PADDED ((D + VW - 1) / VW * VW)
+/* From one row of D elements to the next: whole vectors, and never so many that the rows meet in few sets of a cache. */
+#define VECTORS  ((D + VW - 1) / VW)
+#define PITCH    ((VECTORS + (VECTORS % 8 == 0)) * VW)
 #define LN2      0.69314718f
 
-typedef floatv __attribute__((aligned(4))) unaligned;
-__attribute__((overloadable)) void put(floatv v, long i, float *p)
+/*
+ * One store of a vector. PoCL 3.1 makes four of vstore16(), and the load that reads such a value back has to wait until
+ * all of them have left the core.
+ */
+typedef CAT(int, VW) intv;
+typedef floatv loose __attribute__((aligned(4)));
+#define put(v, p)       (*(loose *)(p) = (v))
+#define put_out(v, p)   (*(__global loose *)(p) = (v))
+
+void put_part(floatv v, __global float *p, int left)
 {
-    ((unaligned *)p)[0] = v;
+    if (left >= VW)
+        put_out(v, p);
+    else
+        store_part(v, p, left);
 }
-#undef vstorev
-#define vstorev(v, i, p) (*(unaligned *)((p) + (i) * VW) = (v))
-#define vstoreg(v, i, p) (*(__global unaligned *)((p) + (i) * VW) = (v))
-#define store_part(v, p, left) { if ((left) >= VW) vstoreg(v, 0, p); else {store_part(v, p, left);}}
 
 /*
  * Defines name(c, a, b, n): c[i][.] (+)= sum_{k < n} a[i A_ROW + k A_STEP] b[k B_ROW + .] for ROWS rows of W vectors;
@@ -51,36 +60,36 @@ __attribute__((overloadable)) void put(floatv v, long i, float *p)
         }                                                                                                              \
         _Pragma("unroll") for (int i = 0; i < ROWS; i++)                                                               \
         {                                                                                                              \
-            _Pragma("unroll") for (int j = 0; j < W; j++) vstorev(acc[i][j], j, c + i * C_ROW);                        \
+            _Pragma("unroll") for (int j = 0; j < W; j++) put(acc[i][j], c + i * C_ROW + j * VW);                        \
         }                                                                                                              \
     }
 
 /* Rows of queries by panels of keys: <q, k> or <gy, v>. */
-DEFINE_PRODUCT(score_wide, __global, 2, D_PADDED, 1, PANEL, KEYS, false)
-DEFINE_PRODUCT(score_thin, __global, 1, D_PADDED, 1, PANEL, KEYS, false)
+DEFINE_PRODUCT(score_wide, __global, 2, PITCH, 1, PANEL, KEYS, false)
+DEFINE_PRODUCT(score_thin, __global, 1, PITCH, 1, PANEL, KEYS, false)
 /* Rows of queries: sums over keys. */
-DEFINE_PRODUCT(over_keys_wide, __global, 2, KEYS, 1, D_PADDED, D_PADDED, true)
-DEFINE_PRODUCT(over_keys_thin, __global, 1, KEYS, 1, D_PADDED, D_PADDED, true)
+DEFINE_PRODUCT(over_keys_wide, __global, 2, KEYS, 1, PITCH, PITCH, true)
+DEFINE_PRODUCT(over_keys_thin, __global, 1, KEYS, 1, PITCH, PITCH, true)
 /* Rows of keys: sums over queries. */
-DEFINE_PRODUCT(over_queries_wide, __private, 2, 1, KEYS, D_PADDED, D_PADDED, true)
-DEFINE_PRODUCT(over_queries_thin, __private, 1, 1, KEYS, D_PADDED, D_PADDED, true)
+DEFINE_PRODUCT(over_queries_wide, __private, 2, 1, KEYS, PITCH, PITCH, true)
+DEFINE_PRODUCT(over_queries_thin, __private, 1, 1, KEYS, PITCH, PITCH, true)
 
 /* to[i][.] = factor x[i pitch + .] for n rows, 0 beyond them to the end of the tile and beyond D. */
 void load_rows(float *to, __global const float *x, long pitch, int n, float factor)
 {
     for (int i = 0; i < n; i++)
         for (int d = 0; d < D; d += VW)
-            vstorev(load_part(x + i * pitch + d, D - d) * factor, 0, to + i * D_PADDED + d);
+            put(load_part(x + i * pitch + d, D - d) * factor, to + i * PITCH + d);
     for (int i = n; i % ROWS; i++)
         for (int d = 0; d < D; d += VW)
-            vstorev((floatv)(0.0f), 0, to + i * D_PADDED + d);
+            put((floatv)(0.0f), to + i * PITCH + d);
 }
 
 /* Zeros for n rows and the rest of the tile. */
 void clear_rows(float *t, int n)
 {
-    for (int i = 0; i < (n + ROWS - 1) / ROWS * ROWS * D_PADDED; i += VW)
-        vstorev((floatv)(0.0f), 0, t + i);
+    for (int i = 0; i < (n + ROWS - 1) / ROWS * ROWS * PITCH; i += VW)
+        put((floatv)(0.0f), t + i);
 }
 
 /* s[i][k] = <x_i, k-th key of the panels> for m rows and n keys, and more to the ends of tile and vector. */
@@ -89,9 +98,9 @@ void scores(float *s, const float *x, __global const float *panels, int m, int n
     for (int k = 0; k < n; k += PANEL)
         for (int i = 0; i < m; i += ROWS)
             if (n - k > VW)
-                score_wide(s + i * KEYS + k, x + i * D_PADDED, panels + k * D, D);
+                score_wide(s + i * KEYS + k, x + i * PITCH, panels + k * D, D);
             else
-                score_thin(s + i * KEYS + k, x + i * D_PADDED, panels + k * D, D);
+                score_thin(s + i * KEYS + k, x + i * PITCH, panels + k * D, D);
 }
 
 /* acc[i][.] += sum_k p[i][k] rows[k][.] for m queries and n keys. */
@@ -100,9 +109,9 @@ void sum_over_keys(float *acc, const float *p, __global const float *rows, int m
     for (int d = 0; d < D; d += PANEL)
         for (int i = 0; i < m; i += ROWS)
             if (D - d > VW)
-                over_keys_wide(acc + i * D_PADDED + d, p + i * KEYS, rows + d, n);
+                over_keys_wide(acc + i * PITCH + d, p + i * KEYS, rows + d, n);
             else
-                over_keys_thin(acc + i * D_PADDED + d, p + i * KEYS, rows + d, n);
+                over_keys_thin(acc + i * PITCH + d, p + i * KEYS, rows + d, n);
 }
 
 /* acc[k][.] += sum_i p[i][k] rows[i][.] for m queries and n keys. */
@@ -111,23 +120,28 @@ void sum_over_queries(float *acc, const float *p, const float *rows, int m, int 
     for (int d = 0; d < D; d += PANEL)
         for (int k = 0; k < n; k += ROWS)
             if (D - d > VW)
-                over_queries_wide(acc + k * D_PADDED + d, p + k, rows + d, m);
+                over_queries_wide(acc + k * PITCH + d, p + k, rows + d, m);
             else
-                over_queries_thin(acc + k * D_PADDED + d, p + k, rows + d, m);
+                over_queries_thin(acc + k * PITCH + d, p + k, rows + d, m);
 }
 
 /* Hides what is beyond key n, and from query i the keys after i + first. */
 void hide(float *s, int m, int n, int first)
 {
-    const int width = (n + VW - 1) / VW * VW;
+    int lane[VW];
+    for (int l = 0; l < VW; l++)
+        lane[l] = l;
+    const intv lanes = *(intv *)lane;
     for (int i = 0; i < m; i++) {
 #ifdef CAUSAL
         const int seen = min(max(i + first + 1, 0), n);
 #else
         const int seen = n;
 #endif
-        for (int k = seen; k < width; k++)
-            s[i * KEYS + k] = -INFINITY;
+        for (int k = seen / VW * VW; k < n; k += VW) {
+            float *const at = s + i * KEYS + k;
+            put(lanes + k < seen ? vloadv(0, at) : (floatv)(-INFINITY), at);
+        }
     }
 }
 
@@ -185,18 +199,18 @@ float raise_top(float top, const float *s, int n, floatv *sum, float *acc)
     for (int k = VW; k < n; k += VW)
         most = max(most, vloadv(0, s + k));
     const float peak = max(top, highest(most));
-    if (peak > top) {
+    if (peak > top && top > -FLT_MAX) {
         const floatv decay = power((floatv)(top - peak));
         *sum *= decay;
         for (int d = 0; d < D; d += VW)
-            vstorev(vloadv(0, acc + d) * decay, 0, acc + d);
+            put(vloadv(0, acc + d) * decay, acc + d);
     }
     return peak;
 }
 
 /*
  * attn_vec: y. Global size: (ceil(T / step), B E); local 1. packed: by attn_kv.
- * Private memory: 8 QUERIES D_PADDED + 4 QUERIES KEYS bytes and a little, 272 KiB for D = 512 with VW 16.
+ * Private memory: 8 QUERIES PITCH + 4 QUERIES KEYS bytes and a little, 272 KiB for D = 512 with VW 16.
  */
 __kernel ONE_ITEM void attn_vec(__global float *y, __global const float *restrict q,
                                 __global const float *restrict packed, int T, int S, int E, int step, float scale)
@@ -204,9 +218,9 @@ __kernel ONE_ITEM void attn_vec(__global float *y, __global const float *restric
     const int be = get_global_id(1), q0 = get_global_id(0) * step, m = min(step, T - q0);
     const long pitch = (long)E * D, row0 = ((long)(be / E) * T + q0) * pitch + be % E * D;
     const long panels = (long)((S + PANEL - 1) / PANEL) * PANEL * D;
-    __global const float *kp = packed + be * (panels + (long)S * D_PADDED), *vr = kp + panels;
+    __global const float *kp = packed + be * (panels + (long)S * PITCH), *vr = kp + panels;
 
-    float x[QUERIES * D_PADDED] ALIGNED, acc[QUERIES * D_PADDED] ALIGNED, s[QUERIES * KEYS] ALIGNED, top[QUERIES];
+    float x[QUERIES * PITCH] ALIGNED, acc[QUERIES * PITCH] ALIGNED, s[QUERIES * KEYS] ALIGNED, top[QUERIES];
     floatv sum[QUERIES];
     load_rows(x, q + row0, pitch, m, scale);
     clear_rows(acc, m);
@@ -226,27 +240,27 @@ __kernel ONE_ITEM void attn_vec(__global float *y, __global const float *restric
         hide(s, m, n, q0 - k0);
         for (int i = 0; i < m; i++) {
             float *const si = s + i * KEYS;
-            const float peak = top[i] = raise_top(top[i], si, n, &sum[i], acc + i * D_PADDED);
+            const float peak = top[i] = raise_top(top[i], si, n, &sum[i], acc + i * PITCH);
             for (int k = 0; k < n; k += VW) {
                 const floatv p = power(vloadv(0, si + k) - peak);
-                vstorev(p, 0, si + k);
+                put(p, si + k);
                 sum[i] += p;
             }
         }
-        sum_over_keys(acc, s, vr + (long)k0 * D_PADDED, m, n);
+        sum_over_keys(acc, s, vr + (long)k0 * PITCH, m, n);
     }
 
     for (int i = 0; i < m; i++) {
         const float factor = 1.0f / total(sum[i]);
         for (int d = 0; d < D; d += VW)
-            store_part(vloadv(0, acc + i * D_PADDED + d) * factor, y + row0 + i * pitch + d, D - d);
+            put_part(vloadv(0, acc + i * PITCH + d) * factor, y + row0 + i * pitch + d, D - d);
     }
 }
 
 /*
  * attn_bq_vec: the gradient of q [B, T, E D], then L and D_t [B, E, T] for attn_bkv. Global size: (ceil(T / step), B E);
  * local 1. packed: by attn_kv with -DGRAD.
- * Private memory: 12 QUERIES D_PADDED + 8 QUERIES KEYS bytes and a little, 416 KiB for D = 512 with VW 16.
+ * Private memory: 12 QUERIES PITCH + 8 QUERIES KEYS bytes and a little, 416 KiB for D = 512 with VW 16.
  */
 __kernel ONE_ITEM void attn_bq_vec(__global float *out, __global const float *restrict q,
                                    __global const float *restrict packed, __global const float *restrict y,
@@ -255,10 +269,10 @@ __kernel ONE_ITEM void attn_bq_vec(__global float *out, __global const float *re
     const int be = get_global_id(1), q0 = get_global_id(0) * step, m = min(step, T - q0);
     const long pitch = (long)E * D, row0 = ((long)(be / E) * T + q0) * pitch + be % E * D;
     const long panels = (long)((S + PANEL - 1) / PANEL) * PANEL * D;
-    __global const float *kp = packed + be * (2 * panels + (long)S * D_PADDED), *vp = kp + panels, *kr = vp + panels;
+    __global const float *kp = packed + be * (2 * panels + (long)S * PITCH), *vp = kp + panels, *kr = vp + panels;
 
-    float x[QUERIES * D_PADDED] ALIGNED, gx[QUERIES * D_PADDED] ALIGNED, acc[QUERIES * D_PADDED] ALIGNED;
-    float s[QUERIES * KEYS] ALIGNED, g[QUERIES * KEYS] ALIGNED, top[QUERIES], delta[QUERIES];
+    float x[QUERIES * PITCH] ALIGNED, gx[QUERIES * PITCH] ALIGNED, acc[QUERIES * PITCH] ALIGNED;
+    float s[QUERIES * KEYS] ALIGNED, g[QUERIES * KEYS] ALIGNED, top[QUERIES], delta[QUERIES], all[QUERIES];
     floatv sum[QUERIES];
     load_rows(x, q + row0, pitch, m, scale);
     load_rows(gx, gy + row0, pitch, m, 1.0f);
@@ -266,7 +280,7 @@ __kernel ONE_ITEM void attn_bq_vec(__global float *out, __global const float *re
     for (int i = 0; i < m; i++) {
         floatv t = (floatv)(0.0f);
         for (int d = 0; d < D; d += VW)
-            t = FMA(load_part(y + row0 + i * pitch + d, D - d), vloadv(0, gx + i * D_PADDED + d), t);
+            t = FMA(load_part(y + row0 + i * pitch + d, D - d), vloadv(0, gx + i * PITCH + d), t);
         delta[i] = total(t);
         top[i] = -FLT_MAX;
         sum[i] = (floatv)(0.0f);
@@ -284,31 +298,34 @@ __kernel ONE_ITEM void attn_bq_vec(__global float *out, __global const float *re
         hide(s, m, n, q0 - k0);
         for (int i = 0; i < m; i++) {
             float *const si = s + i * KEYS, *const gi = g + i * KEYS;
-            const float peak = top[i] = raise_top(top[i], si, n, &sum[i], acc + i * D_PADDED);
+            const float peak = top[i] = raise_top(top[i], si, n, &sum[i], acc + i * PITCH);
             for (int k = 0; k < n; k += VW) {
                 const floatv p = power(vloadv(0, si + k) - peak);
-                vstorev(p * (vloadv(0, gi + k) - delta[i]), 0, gi + k);
+                put(p * (vloadv(0, gi + k) - delta[i]), gi + k);
                 sum[i] += p;
             }
         }
-        sum_over_keys(acc, g, kr + (long)k0 * D_PADDED, m, n);
+        sum_over_keys(acc, g, kr + (long)k0 * PITCH, m, n);
     }
 
     const long rows = (long)get_global_size(1) * T;
     __global float *const stats = out + rows * D + (long)be * T + q0;
     for (int i = 0; i < m; i++) {
-        const float all = total(sum[i]), factor = scale * LN2 / all;
+        all[i] = total(sum[i]);
+        const float factor = scale * LN2 / all[i];
         for (int d = 0; d < D; d += VW)
-            store_part(vloadv(0, acc + i * D_PADDED + d) * factor, out + row0 + i * pitch + d, D - d);
-        stats[i] = top[i] + log2(all);
-        stats[rows + i] = delta[i];
+            put_part(vloadv(0, acc + i * PITCH + d) * factor, out + row0 + i * pitch + d, D - d);
+    }
+    for (int i = 0; i < m; i += VW) {
+        put_part(vloadv(0, top + i) + log2(vloadv(0, all + i)), stats + i, m - i);
+        put_part(vloadv(0, delta + i), stats + rows + i, m - i);
     }
 }
 
 /*
  * attn_bkv_vec: by each part of `span` queries the gradients of k, then of v. A work-item takes `step` keys of a head.
  * Global size: (ceil(S / step), B E, parts); local 1. packed: as for attn_bq_vec; bq: its result.
- * Private memory: 8 (QUERIES + KEYS) D_PADDED + 8 QUERIES KEYS bytes, 544 KiB for D = 512 with VW 16.
+ * Private memory: 8 (QUERIES + KEYS) PITCH + 8 QUERIES KEYS bytes, 544 KiB for D = 512 with VW 16.
  */
 __kernel ONE_ITEM void attn_bkv_vec(__global float *out, __global const float *restrict q,
                                     __global const float *restrict packed, __global const float *restrict gy,
@@ -319,11 +336,11 @@ __kernel ONE_ITEM void attn_bkv_vec(__global float *out, __global const float *r
     const int begin = get_global_id(2) * span, end = min(begin + span, T);
     const long pitch = (long)E * D, head = (long)(be / E) * T * pitch + be % E * D, rows = (long)get_global_size(1) * T;
     const long panels = (long)((S + PANEL - 1) / PANEL) * PANEL * D;
-    __global const float *kp = packed + be * (2 * panels + (long)S * D_PADDED) + (long)k0 * D, *vp = kp + panels;
+    __global const float *kp = packed + be * (2 * panels + (long)S * PITCH) + (long)k0 * D, *vp = kp + panels;
     __global const float *stats = bq + rows * D + (long)be * T;
 
-    float x[QUERIES * D_PADDED] ALIGNED, gx[QUERIES * D_PADDED] ALIGNED;
-    float gk[KEYS * D_PADDED] ALIGNED, gv[KEYS * D_PADDED] ALIGNED;
+    float x[QUERIES * PITCH] ALIGNED, gx[QUERIES * PITCH] ALIGNED;
+    float gk[KEYS * PITCH] ALIGNED, gv[KEYS * PITCH] ALIGNED;
     float s[QUERIES * KEYS] ALIGNED, g[QUERIES * KEYS] ALIGNED;
     clear_rows(gk, n);
     clear_rows(gv, n);
@@ -345,8 +362,8 @@ __kernel ONE_ITEM void attn_bkv_vec(__global float *out, __global const float *r
             const float lse = stats[q0 + i], delta = stats[rows + q0 + i];
             for (int k = 0; k < n; k += VW) {
                 const floatv p = power(vloadv(0, si + k) - lse);
-                vstorev(p, 0, si + k);
-                vstorev(p * (vloadv(0, gi + k) - delta), 0, gi + k);
+                put(p, si + k);
+                put(p * (vloadv(0, gi + k) - delta), gi + k);
             }
         }
         sum_over_queries(gk, g, x, m, n);
@@ -357,8 +374,8 @@ __kernel ONE_ITEM void attn_bkv_vec(__global float *out, __global const float *r
     out += 2 * get_global_id(2) * values + ((long)(be / E) * S + k0) * pitch + be % E * D;
     for (int i = 0; i < n; i++)
         for (int d = 0; d < D; d += VW) {
-            store_part(vloadv(0, gk + i * D_PADDED + d) * LN2, out + i * pitch + d, D - d);
-            store_part(vloadv(0, gv + i * D_PADDED + d), out + values + i * pitch + d, D - d);
+            put_part(vloadv(0, gk + i * PITCH + d) * LN2, out + i * pitch + d, D - d);
+            put_part(vloadv(0, gv + i * PITCH + d), out + values + i * pitch + d, D - d);
         }
 }
 
@@ -394,13 +411,13 @@ void pack_panel(__global float *to, __global const float *x, long pitch, int lef
 #pragma unroll
             for (int i = 0; i < VW; i++)
                 if (d + i < D)
-                    vstoreg(t[i], 0, to + (d + i) * PANEL + j);
+                    put_out(t[i], to + (d + i) * PANEL + j);
         }
 }
 
 /*
  * attn_kv: for each head the keys, [ceil(S / PANEL)][D][PANEL], along lanes; with -DGRAD the values likewise; then
- * the values, with -DGRAD the keys, [S][D_PADDED], 0 beyond D.
+ * the values, with -DGRAD the keys, [S][PITCH], 0 beyond D.
  *
  * Work-item: PANEL keys of one head. Global size: (ceil(S / PANEL), B E); local 1.
  */
@@ -413,19 +430,19 @@ __kernel ONE_ITEM void attn_kv(__global float *packed, __global const float *res
     k += first;
     v += first;
 #ifdef GRAD
-    packed += be * (2 * panels + (long)S * D_PADDED);
+    packed += be * (2 * panels + (long)S * PITCH);
     pack_panel(packed + (long)k0 * D, k, pitch, left);
     packed += panels;
     pack_panel(packed + (long)k0 * D, v, pitch, left);
     v = k;
 #else
-    packed += be * (panels + (long)S * D_PADDED);
+    packed += be * (panels + (long)S * PITCH);
     pack_panel(packed + (long)k0 * D, k, pitch, left);
 #endif
-    packed += panels + (long)k0 * D_PADDED;
+    packed += panels + (long)k0 * PITCH;
     for (int i = 0; i < min(PANEL, left); i++)
         for (int d = 0; d < D; d += VW)
-            vstoreg(load_part(v + i * pitch + d, D - d), 0, packed + i * D_PADDED + d);
+            put_out(load_part(v + i * pitch + d, D - d), packed + i * PITCH + d);
 }
 
 #endif /* VW > 1 */

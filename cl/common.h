@@ -130,8 +130,8 @@ floatv exp_clamped(floatv x)
 }
 
 /*
- * Phi(-a), a >= 0, Phi the normal distribution, as e^-L(a) with a polynomial L fitted to the weighted error a Phi(-a), so that a
- * times it is within 6e-8; 1 / 2 at 0. From a = 5.6 on (1.1e-8) it is held constant.
+ * Phi(-a), a >= 0, Phi the normal distribution, as e^-L(a) with a polynomial L fitted to the weighted error a Phi(-a),
+ * so that a times it is within 6e-8; 1 / 2 at 0. From a = 5.6 on (1.1e-8) it is held constant.
  */
 floatv normal_tail(floatv a)
 {
@@ -149,8 +149,9 @@ floatv normal_tail(floatv a)
 }
 
 /*
- * x Phi(x), the gelu with the error function, as max(x, 0) - a Phi(-a), a = |x|. Absolute error below 6e-8 for x < 0, relative below
- * 3e-7 for x > 0; free of the cancellation in 1 + erf(x / sqrt 2). From a = 5.6 on the second term (6e-8) is held constant.
+ * x Phi(x), the gelu with the error function, as max(x, 0) - a Phi(-a), a = |x|. Absolute error below 6e-8 for x < 0,
+ * relative below 3e-7 for x > 0; free of the cancellation in 1 + erf(x / sqrt 2). From a = 5.6 on the second term
+ * (6e-8) is held constant.
  */
 floatv gelu(floatv x)
 {
@@ -212,6 +213,49 @@ floatv relu(floatv x)
 #endif
 #define EPILOGUE_PARAMS BIAS_PARAM ROW_PARAM RES_PARAM
 #define EPILOGUE_ARGS   BIAS_ARG ROW_ARG RES_ARG
+
+/*
+ * ---- Phases of the gradient of a convolution's input. Along an axis, input row i is read by the taps t = i + pad modulo the
+ * stride, tap t for output row (i + pad - t) / stride. So the rows i = phase + stride n of one phase are a convolution of
+ * stride 1 of the output's gradient by every stride-th tap in reverse: the taps t = first + stride (taps - 1 - u) for
+ * u < taps, where row n reads from n - pad' + u. Packed taps are in order of phases, those of one in order of u. ----
+ */
+int phase_taps(int phase, int pad, int size, int stride)
+{
+    const int first = (phase + pad) % stride;
+    return (size - first + stride - 1) / stride;
+}
+
+/* Taps of the phases before this one. */
+int phase_offset(int phase, int pad, int size, int stride)
+{
+    int taps = 0;
+    for (int p = 0; p < phase; p++)
+        taps += phase_taps(p, pad, size, stride);
+    return taps;
+}
+
+/* Number of taps of a phase, and in *pad, for that of the forward pass, its own. */
+int phase_taps_pad(int phase, int size, int stride, int *pad)
+{
+    const int taps = phase_taps(phase, *pad, size, stride);
+    *pad = taps - 1 - (phase + *pad) / stride;
+    return taps;
+}
+
+/* Place of the first tap of phase (py, px) among the R S packed ones. */
+int phase_place(int py, int px, int top, int left, int R, int S, int stride)
+{
+    return phase_offset(py, top, R, stride) * S + phase_taps(py, top, R, stride) * phase_offset(px, left, S, stride);
+}
+
+/* Place of tap (r, s). */
+int tap_place(int r, int s, int top, int left, int R, int S, int stride)
+{
+    const int py = ((r - top) % stride + stride) % stride, px = ((s - left) % stride + stride) % stride;
+    const int rows = phase_taps(py, top, R, stride), columns = phase_taps(px, left, S, stride);
+    return phase_place(py, px, top, left, R, S, stride) + (rows - 1 - r / stride) * columns + columns - 1 - s / stride;
+}
 
 #if VW > 1
 
@@ -397,8 +441,8 @@ float sum_lanes(floatv v)
 /*
  * ---- Blocks of a tensor [rows, n], see ac_rows_grid(). ----
  *
- * The last parameters of a kernel, and the block that a work-item takes: rows r0..r1, columns c0..c1. Global size: blocks across
- * times blocks down; `across` blocks of cspan columns go fastest, a block has rspan rows.
+ * The last parameters of a kernel, and the block that a work-item takes: rows r0..r1, columns c0..c1. Global size:
+ * blocks across times blocks down; `across` blocks of cspan columns go fastest, a block has rspan rows.
  */
 #define GRID_PARAMS int rows, int n, int across, int cspan, int rspan
 #define GRID_BLOCK                                                                                                     \

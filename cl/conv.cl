@@ -9,36 +9,6 @@
 
 DEFINE_MULTIPLY(multiply, __global, PANEL_SPACE, 2)
 
-/*
- * ---- The gradient of a convolution's input: along an axis, the taps t of `size` that read input row i + before are those
- * with t = i + before modulo the stride. The rows i of one class modulo the stride, a phase, are therefore a convolution
- * of stride 1 of the output's gradient with every stride-th tap, in reverse: tap u of phase p is t = first + stride
- * (taps - 1 - u), and row p + stride n reads the rows n - pad + u. ----
- */
-int phase_first(int phase, int before, int stride)
-{
-    return (phase + before) % stride;
-}
-
-int phase_taps(int phase, int before, int size, int stride)
-{
-    return (size - phase_first(phase, before, stride) + stride - 1) / stride; /* first < stride: never negative */
-}
-
-/* Taps of the phases before this one. */
-int phase_offset(int phase, int before, int size, int stride)
-{
-    int taps = 0;
-    for (int p = 0; p < phase; p++)
-        taps += phase_taps(p, before, size, stride);
-    return taps;
-}
-
-int phase_pad(int phase, int before, int size, int stride)
-{
-    return phase_taps(phase, before, size, stride) - 1 - (phase + before) / stride;
-}
-
 #ifdef PHASES
 /* As store_tile(), to the pixels (p + stride i, q + stride j), i < OH, j < OW, of images [lines, columns]. */
 void store_phase(__global float *y, EPILOGUE_PARAMS const float *t, int M, int N, int m0, int n0, int OH, int OW, int p,
@@ -88,16 +58,12 @@ __kernel ONE_ITEM void conv_vec(__global float *y, __global const float *restric
     w += (long)panel * R * S * C * PANEL;
 #ifdef PHASES
     const int py = get_global_id(2) / PHASES, px = get_global_id(2) % PHASES, lines = OH, columns = OW;
-    const int taps = phase_offset(py, pt, R, PHASES) * S + phase_taps(py, pt, R, PHASES) * phase_offset(px, pl, S, PHASES);
-    w += (long)taps * C * PANEL;
+    w += (long)phase_place(py, px, pt, pl, R, S, PHASES) * C * PANEL;
     OH = (lines - py + PHASES - 1) / PHASES;
     OW = (columns - px + PHASES - 1) / PHASES;
     M = M / (lines * columns) * OH * OW;
-    const int up = phase_pad(py, pt, R, PHASES), to_left = phase_pad(px, pl, S, PHASES);
-    R = phase_taps(py, pt, R, PHASES);
-    S = phase_taps(px, pl, S, PHASES);
-    pt = up;
-    pl = to_left;
+    R = phase_taps_pad(py, R, PHASES, &pt);
+    S = phase_taps_pad(px, S, PHASES, &pl);
 #endif
     const int tiles = min(run, (M - m0 + ROWS - 1) / ROWS);
 
@@ -200,10 +166,7 @@ __kernel ONE_ITEM void conv_bx_pack(__global weight *packed, __global const sour
         t[l] = 0.0f;
     for (int r = 0; r < R; r++)
         for (int s = 0; s < S; s++) {
-            const int p = ((r - pt) % stride + stride) % stride, q = ((s - pl) % stride + stride) % stride;
-            const int P = phase_taps(p, pt, R, stride), Q = phase_taps(q, pl, S, stride);
-            const int place = phase_offset(p, pt, R, stride) * S + P * phase_offset(q, pl, S, stride) +
-                              (P - 1 - r / stride) * Q + Q - 1 - s / stride;
+            const int place = tap_place(r, s, pt, pl, R, S, stride);
             for (int k = k_begin; k < k_end; k++) {
                 __global const source *from = w + ((long)k * C + c0) * taps + r * S + s;
                 for (int l = 0; l < lanes; l++)

@@ -87,17 +87,20 @@ void multiply_at(float *t, __global const float *g, __global const float *x, con
  * then a frame has C lanes, and the filters have R taps of S C channels. `taps`: how many the work-item makes, up to TAPS.
  * Work-item: a tile of ROWS channels k x PANEL channels c for `taps` taps, all pixels; for all taps at once where it can,
  * because the taps of a channel lie side by side in gw.
- * Global size: (panels, ceil(K / ROWS), parts of the taps); local 1.
+ * Global size: (panels, ceil(K / ROWS), groups of taps * parts); local 1. A part is `span` successive pixels and makes a gw of its
+ * own, [parts, K, C, R, S].
  * Limits: each factor below 2^31 elements. Private memory with VW 16: 24 KiB.
  */
 __kernel ONE_ITEM void conv_bw_vec(__global float *gw, __global const float *restrict x, __global const float *restrict gy,
-                                   int pixels, int H, int W, int C, int K, int OH, int OW, int R, int S, int stride,
-                                   int lanes, int taps)
+                                   int pixels, int span, int H, int W, int C, int K, int OH, int OW, int R, int S,
+                                   int stride, int lanes, int taps)
 {
     const int panel = get_global_id(0), k0 = get_global_id(1) * ROWS;
     const bool narrow = lanes < PANEL;
     const int line_taps = narrow ? 1 : S, channels = narrow ? S * C : C; /* of a line of taps; of a tap */
-    const int tap0 = get_global_id(2) * taps, tap1 = min(tap0 + taps, R * line_taps);
+    const int groups = (R * line_taps + taps - 1) / taps, part = get_global_id(2) / groups;
+    const int tap0 = get_global_id(2) % groups * taps, tap1 = min(tap0 + taps, R * line_taps);
+    const int begin = part * span, end = min(begin + span, pixels);
     x += narrow ? panel * PANEL : (long)panel * (pixels / (OH * OW)) * H * W * PANEL;
     gy += (long)k0 * pixels;
 
@@ -105,9 +108,9 @@ __kernel ONE_ITEM void conv_bw_vec(__global float *gw, __global const float *res
     int at[PIXELS]; /* of each pixel of gy: where its first tap is in x */
     for (int i = 0; i < (tap1 - tap0) * TILE / VW; i++)
         vstorev((floatv)(0.0f), i, t);
-    int i = 0, j = 0, line = 0;
-    for (int m0 = 0; m0 < pixels; m0 += PIXELS) {
-        const int n = min(PIXELS, pixels - m0);
+    int j = begin % OW, i = begin / OW % OH, line = begin / OW / OH * H + i * stride;
+    for (int m0 = begin; m0 < end; m0 += PIXELS) {
+        const int n = min(PIXELS, end - m0);
         for (int m = 0; m < n; m++) {
             at[m] = (line * W + j * stride) * lanes;
             if (++j == OW) {
@@ -128,7 +131,7 @@ __kernel ONE_ITEM void conv_bw_vec(__global float *gw, __global const float *res
     int to[PANEL]; /* of each lane: its first tap in a filter */
     for (int l = 0; l < width; l++)
         to[l] = (c0 + l) % C * R * S + (c0 + l) / C;
-    gw += tap0 * step;
+    gw += (long)part * K * C * R * S + tap0 * step;
     for (int row = 0; row < min(ROWS, K - k0); row++)
         for (int l = 0; l < width; l++) {
             __global float *p = gw + (long)(k0 + row) * C * R * S + to[l];

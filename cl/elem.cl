@@ -1,8 +1,8 @@
 /*
  * elem.cl - elementwise kernels.
  *
- * A work-item takes a run of SPAN vectors of VW elements: long runs on CPUs, one vector on GPUs, so that neighbours read
- * neighbouring memory. -DU and -DB name the function of one or two operands.
+ * A work-item takes a run of SPAN vectors of VW elements: long runs on CPUs, one vector on GPUs, so that neighbours
+ * read neighbouring memory. -DU, -DB and -DD name the function of one operand, of two, or the derivative.
  */
 
 #ifndef SPAN
@@ -30,9 +30,9 @@
 #define d_leaky_relu_bx(x, g, a, b) ((x) > 0.0f ? (g) : (a) * (g))
 #define d_clamp_bx(x, g, a, b)      ((x) < (a) || (x) > (b) ? (floatv)(0.0f) : (g))
 #define d_abs_bx(x, g, a, b)        ((x) > 0.0f ? (g) : (x) < 0.0f ? -(g) : (floatv)(0.0f))
-#define d_silu_bx(x, g, a, b)       ((g) * swish_slope(x, 1.0f))
-#define d_gelu_bx(x, g, a, b)       ((g) * gelu_slope(x))
-#define d_quick_gelu_bx(x, g, a, b) ((g) * swish_slope(x, 1.702f))
+#define d_silu_bx(x, g, a, b)       (swish_slope(x, 1.0f) * (g))
+#define d_gelu_bx(x, g, a, b)       (gelu_slope(x) * (g))
+#define d_quick_gelu_bx(x, g, a, b) (swish_slope(x, 1.702f) * (g))
 
 /* Of x s, s = sigmoid(k x): s + k x s (1 - s). */
 floatv swish_slope(floatv x, float k)
@@ -64,7 +64,8 @@ floatv gelu_slope(floatv x)
 #define b_mul(a, b) ((a) * (b))
 #define b_div(a, b) ((a) / (b))
 
-/* cast: y[i] = x[i] from storage type ST to WT; n is a multiple of VW. Global size: ceil(n / (VW SPAN)). -D: VW, SPAN, ST, WT. */
+/* cast: y[i] = x[i] from storage type ST to WT; n is a multiple of VW. Global size: ceil(n / (VW SPAN)). -D: VW, SPAN,
+ * ST, WT. */
 __kernel void cast(__global weight *y, __global const source *restrict x, int n)
 {
     const int begin = get_global_id(0) * VW * SPAN, end = min(begin + VW * SPAN, n);
@@ -125,12 +126,12 @@ __kernel void unary_bx(__global float *gx, __global const float *x, __global con
 #ifdef B
 
 /*
- * binary: y[r, c] = B(a[r, c], b[r, c]) where row r = (i0, i1, i2) of an operand begins at the sum of its steps i0 a0 + i1 a1 + i2 a2
- * and goes on in steps of SA (SB) elements, 1 or 0: it repeats. d1, d2: sizes of the last two of the three dimensions. y may be a's
- * buffer when a does not repeat. Work-item: GRID_BLOCK. -D: B, SA, SB, VW.
+ * binary: y[r, c] = B(a[r, c], b[r, c]) where row r = (i0, i1, i2) of an operand begins at the sum of its steps i0 a0 +
+ * i1 a1 + i2 a2 and goes on in steps of SA (SB) elements, 1 or 0: it repeats. d1, d2: sizes of the last two of the
+ * three dimensions. y may be a's buffer when a does not repeat. Work-item: GRID_BLOCK. -D: B, SA, SB, VW.
  */
-__kernel void binary(__global float *y, __global const float *a, __global const float *b, int d1, int d2, int a0, int a1, int a2, int b0,
-                     int b1, int b2, GRID_PARAMS)
+__kernel void binary(__global float *y, __global const float *a, __global const float *b, int d1, int d2, int a0,
+                     int a1, int a2, int b0, int b1, int b2, GRID_PARAMS)
 {
     GRID_BLOCK
     int i2 = r0 % d2, i1 = r0 / d2 % d1, i0 = r0 / d2 / d1;
@@ -171,10 +172,11 @@ __kernel void geglu(__global float *y, __global const float *restrict x, GRID_PA
 }
 
 /*
- * geglu_bx: the gradients of both halves, gx[m, j] = g gelu(b), gx[m, n + j] = g a gelu'(b) with a = x[m, j], b = x[m, n + j],
- * g = gy[m, j]. Work-item: GRID_BLOCK of gy. -D: VW.
+ * geglu_bx: the gradients of both halves, gx[m, j] = g gelu(b), gx[m, n + j] = g a gelu'(b) with a = x[m, j], b = x[m,
+ * n + j], g = gy[m, j]. Work-item: GRID_BLOCK of gy. -D: VW.
  */
-__kernel void geglu_bx(__global float *gx, __global const float *restrict x, __global const float *restrict gy, GRID_PARAMS)
+__kernel void geglu_bx(__global float *gx, __global const float *restrict x, __global const float *restrict gy,
+                       GRID_PARAMS)
 {
     GRID_BLOCK
     for (int r = r0; r < r1; r++) {

@@ -5,7 +5,8 @@
  * product of pixels and filters; nothing like an im2col matrix is ever in memory.
  * `_any` (all devices): a work-item makes one element of Y. No local memory, no barrier, any work-group size.
  *
- * -DWM selects the `_tile` kernels, with -DCONV those of convolution; without it the file holds the others.
+ * -DWM selects the `_tile` kernels, with -DCONV those of convolution, with -DCONV_BW that of the gradient of filters;
+ * without it the file holds the others.
  */
 
 /* act(v + bias[n] + row[row_at + n]) + res[at]: element `at` of Y, column n. */
@@ -110,16 +111,29 @@ INLINE void multiply(float4 *acc, __local const float4 *a, __local const float4 
     }
 }
 
+/* Where row m of the product is in y: itself, or, in a phase of a convolution's gradient, pixel (py + stride i, px + stride j) of
+ * an image of [lines, columns], with m = (image OH + i) OW + j. */
+#ifdef PHASES
+#define PLACE_PARAMS        int OH, int OW, int py, int px, int lines, int columns,
+#define PLACE_ARGS          OH, OW, py, px, lines, columns,
+#define PLACE(m)                                                                                                       \
+    (((m) / OW / OH * lines + py + (m) / OW % OH * PHASES) * columns + px + (m) % OW * PHASES)
+#else
+#define PLACE_PARAMS
+#define PLACE_ARGS
+#define PLACE(m) (m)
+#endif
+
 /* Writes an item's part of the tile at row m0, column n0 of y [M, N]. */
-INLINE void store_outputs(__global float *y, EPILOGUE_PARAMS const float4 *acc, int M, int N, int row_span, int m0,
-                          int n0, int item)
+INLINE void store_outputs(__global float *y, EPILOGUE_PARAMS PLACE_PARAMS const float4 *acc, int M, int N, int row_span,
+                          int m0, int n0, int item)
 {
     m0 += item / WN * 4;
     n0 += item % WN * 4;
 #pragma unroll
     for (int i = 0; i < TM; i++) {
         const int m = m0 + i / 4 * 4 * WM + i % 4;
-        const long at = (long)m * N, row_at = (long)(m / row_span) * N;
+        const long at = (long)PLACE(m) * N, row_at = (long)(m / row_span) * N;
         if (m < M) {
             if (n0 + 0 < N)
                 y[at + n0 + 0] = finish(EPILOGUE_ARGS acc[i].x, n0 + 0, row_at, at + n0 + 0);
@@ -157,6 +171,74 @@ INLINE void load_a(__local float *t, __global const float *a, int lda, int m_lef
     }
 #endif
 }
+
+#ifdef CONV_BW
+
+/* t[k][n] = channel n of the pixel at source[k] of x, 0 where that is negative; n_left channels. */
+INLINE void load_taps(__local float *t, __global const float *x, __local const int *source, int n_left, int item)
+{
+    const int n = item % TILE_N, from = min(n, n_left - 1);
+    t += item / TILE_N * 4 * PITCH_B + n;
+    source += item / TILE_N;
+#pragma unroll
+    for (int k = 0; k < SLICE; k += WG / TILE_N) {
+        const float v = x[max(source[k], 0) + from];
+        t[k * 4 * PITCH_B] = source[k] >= 0 ? v : 0.0f;
+    }
+}
+
+/*
+ * conv_bw_tile: gradient of a convolution's filters, gw [parts, K, C, R, S] from x [B, H, W, C] and gy [pixels, K]:
+ *
+ *   gw[part, k, c, r, s] = sum over the part's pixels m of gy[m, k] X[m, r, s, c]
+ *
+ * where X is what tap (r, s) of output pixel m reads, 0 in the padding. Work-group: TILE_M channels k x TILE_N channels c
+ * for one tap. It finds where WG pixels read, then runs over these in slices. A part is `span` successive pixels.
+ * Global size: (R S tiles of K * tiles of C * WG, parts), those of C running fastest; local (WG, 1).
+ * Local memory: that of matmul_tile, and WG ints. up_h, up_w: H, W. -D: CONV_BW, TA, WM, WN, TM. Limits: as matmul_tile.
+ */
+__kernel GROUP void conv_bw_tile(__global float *gw, __global const float *restrict x, __global const float *restrict gy,
+                                 int pixels, int K, int span, GEOMETRY_PARAMS)
+{
+    __local float4 ta[SLICE * PITCH_A], tb[SLICE * PITCH_B];
+    __local int source[WG];
+    const int item = get_local_id(0), tiles_n = (C + TILE_N - 1) / TILE_N, tiles_m = (K + TILE_M - 1) / TILE_M;
+    const int group = get_group_id(0), tap = group / tiles_n / tiles_m;
+    const int m0 = group / tiles_n % tiles_m * TILE_M, n0 = group % tiles_n * TILE_N;
+    const int begin = get_group_id(1) * span, end = min(begin + span, pixels);
+
+    float4 acc[TM];
+#pragma unroll
+    for (int i = 0; i < TM; i++)
+        acc[i] = (float4)(0.0f);
+    for (int p = begin; p < end; p += WG) {
+        source[item] = p + item < end ? tap_source(p + item, tap / S, tap % S, GEOMETRY_ARGS) : -1;
+        barrier(CLK_LOCAL_MEM_FENCE);
+        for (int k = 0; k < min(WG, end - p); k += SLICE) {
+            load_a((__local float *)ta, gy + m0, K, K - m0, p + k, end, item);
+            load_taps((__local float *)tb, x + n0, source + k, C - n0, item);
+            barrier(CLK_LOCAL_MEM_FENCE);
+            multiply(acc, ta, tb, item);
+            barrier(CLK_LOCAL_MEM_FENCE);
+        }
+    }
+    gw += (long)get_group_id(1) * K * C * R * S + tap;
+#pragma unroll
+    for (int i = 0; i < TM; i++) {
+        const int m = m0 + item / WN * 4 + i / 4 * 4 * WM + i % 4, n = n0 + item % WN * 4;
+        __global float *to = gw + ((long)m * C + n) * R * S;
+        if (m < K && n + 0 < C)
+            to[0] = acc[i].x;
+        if (m < K && n + 1 < C)
+            to[R * S] = acc[i].y;
+        if (m < K && n + 2 < C)
+            to[2 * R * S] = acc[i].z;
+        if (m < K && n + 3 < C)
+            to[3 * R * S] = acc[i].w;
+    }
+}
+
+#else /* CONV_BW */
 
 /*
  * matmul_tile: Y[g] = epilogue(A[g] B[g]) for each g of a batch; Y [batch, M, N] dense, A f32, B of storage WT.
@@ -205,6 +287,8 @@ __kernel GROUP void matmul_tile(__global float *y, __global const float *restric
     store_outputs(y + y_at, EPILOGUE_ARGS acc, M, N, row_span, m0, n0, item);
 }
 
+#endif /* CONV_BW */
+
 #else /* CONV */
 
 /* t[c][i] = channel c of the pixel at source[i] of x, 0 where that is negative; c_left channels. */
@@ -232,7 +316,11 @@ INLINE void load_pixels(__local float *t, __global const float *x, __local const
  * and image ends) x TILE_N channels; for each tap it finds where its pixels read, then runs over C in slices.
  * Global size: (tiles of M * tiles of K * WG, 1), those of K running fastest; local (WG, 1).
  * Local memory: that of matmul_tile, and TILE_M ints.
- * (up_h, up_w) is (H, W) where nothing is resampled. -D: CONV, WM, WN, TM, WT, ACT, BIAS, ROW, RES.
+ * (up_h, up_w) is (H, W) where nothing is resampled. -D: CONV, WM, WN, TM, WT, ACT, BIAS, ROW, RES, PHASES.
+ * PHASES, of the value of the stride s of the forward pass: the gradient of a convolution's input instead, as in
+ * common.h. X is that of the output, [B, H, W, C], the filters [C, K, R, S] are packed by conv_bx_pack_tile, Y [B, OH, OW, K]
+ * is the gradient of the input, (top, left) its padding; stride 1. A work-group makes pixels of phase (g1 / s, g1 % s).
+ * Global size: tiles for the first phase, which is the largest; s s.
  * Limits: as matmul_tile; up_h H and up_w W below 2^31 where they differ.
  */
 __kernel GROUP void conv_tile(__global float *y, __global const float *restrict x, __global const weight *restrict w,
@@ -242,6 +330,17 @@ __kernel GROUP void conv_tile(__global float *y, __global const float *restrict 
     __local int source[TILE_M];
     const int item = get_local_id(0), group = get_group_id(0), tiles_n = (K + TILE_N - 1) / TILE_N;
     const int m0 = group / tiles_n * TILE_M, n0 = group % tiles_n * TILE_N;
+#ifdef PHASES
+    const int py = get_group_id(1) / PHASES, px = get_group_id(1) % PHASES, lines = OH, columns = OW;
+    w += (long)phase_place(py, px, top, left, R, S, PHASES) * C * K;
+    OH = (lines - py + PHASES - 1) / PHASES;
+    OW = (columns - px + PHASES - 1) / PHASES;
+    M = M / (lines * columns) * OH * OW;
+    R = phase_taps_pad(py, R, PHASES, &top);
+    S = phase_taps_pad(px, S, PHASES, &left);
+    if (m0 >= M)
+        return;
+#endif
 
     float4 acc[TM];
 #pragma unroll
@@ -260,7 +359,7 @@ __kernel GROUP void conv_tile(__global float *y, __global const float *restrict 
             barrier(CLK_LOCAL_MEM_FENCE);
         }
     }
-    store_outputs(y, EPILOGUE_ARGS acc, M, K, OH * OW, m0, n0, item);
+    store_outputs(y, EPILOGUE_ARGS PLACE_ARGS acc, M, K, OH * OW, m0, n0, item);
 }
 
 #endif /* CONV */
@@ -332,18 +431,17 @@ __kernel void conv_bx_any(__global float *gx, __global const float *restrict gy,
 }
 
 /*
- * conv_bw_any: gradient of a convolution's filters, gw[k, c, r, s] = sum over output pixels m of gy[m, k] X[m, r, s, c],
- * where X is the input pixel that tap (r, s) of m reads; gy [pixels, K].
- * Work-item: one element of gw. Global size: that of gw, given as `count`.
+ * conv_bw_any: as conv_bw_tile. Work-item: one element of gw. Global size: that of gw, given as `count`.
  */
 __kernel void conv_bw_any(__global float *gw, __global const float *restrict x, __global const float *restrict gy, int count,
-                          int pixels, int K, GEOMETRY_PARAMS)
+                          int pixels, int K, int span, GEOMETRY_PARAMS)
 {
-    const int at = get_global_id(0), s = at % S, r = at / S % R, c = at / S / R % C, k = at / S / R / C;
+    const int at = get_global_id(0), s = at % S, r = at / S % R, c = at / S / R % C, k = at / S / R / C % K;
     if (at >= count)
         return;
+    const int begin = at / S / R / C / K * span, end = min(begin + span, pixels);
     float sum = 0.0f;
-    for (int m = 0; m < pixels; m++) {
+    for (int m = begin; m < end; m++) {
         const int from = tap_source(m, r, s, GEOMETRY_ARGS);
         if (from >= 0)
             sum = FMA(gy[(long)m * K + k], x[from + c], sum);
@@ -362,6 +460,23 @@ __kernel void conv_pack_tile(__global weight *packed, __global const source *res
         return;
     for (int tap = 0; tap < taps; tap++)
         store_weight(load_one(((long)k * C + c) * taps + tap, w), ((long)tap * C + c) * K + k, packed);
+}
+
+
+/*
+ * conv_bx_pack_tile: the same for the gradient of a convolution's input: packed[place, k, c] = w[k, c, r, s], taps (r, s) in the
+ * order of phases. Work-item: the taps of one (k, c). Global size: K * C. -D: WT, ST.
+ */
+__kernel void conv_bx_pack_tile(__global weight *packed, __global const source *restrict w, int count, int R, int S, int stride,
+                                int top, int left)
+{
+    const int id = get_global_id(0);
+    if (id >= count)
+        return;
+    for (int r = 0; r < R; r++)
+        for (int s = 0; s < S; s++)
+            store_weight(load_one(((long)id * R + r) * S + s, w),
+                         (long)tap_place(r, s, top, left, R, S, stride) * count + id, packed);
 }
 
 #endif /* WM */

@@ -75,6 +75,74 @@ __kernel ONE_ITEM void matmul_vec(__global float *y, __global const float *restr
     }
 }
 
+/* t[i][.] += sum_{k < n} a[i + k M] b[k N + .] for the ROWS rows of a tile of two vectors; rows i >= left repeat row left - 1. */
+void multiply_columns(float *t, __global const float *a, int left, long M, __global const float *b, long N, int n)
+{
+    __global const float *column[ROWS];
+    floatv acc[ROWS][2];
+#pragma unroll
+    for (int i = 0; i < ROWS; i++) {
+        column[i] = a + min(i, left - 1);
+        acc[i][0] = vloadv(2 * i, t);
+        acc[i][1] = vloadv(2 * i + 1, t);
+    }
+    for (long k = 0, at = 0; k < n; k++, at += M, b += N) {
+        const floatv w0 = vloadv(0, b), w1 = vloadv(1, b);
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            acc[i][0] = FMA((floatv)(column[i][at]), w0, acc[i][0]);
+            acc[i][1] = FMA((floatv)(column[i][at]), w1, acc[i][1]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < ROWS; i++) {
+        vstorev(acc[i][0], 2 * i, t);
+        vstorev(acc[i][1], 2 * i + 1, t);
+    }
+}
+
+/*
+ * matmul_tn_vec: Y[g] = epilogue(A[g]^T B[g]), A [K, M] and B [K, N] dense f32. In the gradient of weights K is the number of
+ * tokens and both factors are new in every run: they are read as they are, because packing them would cost more than the
+ * multiplication loses without.
+ *
+ * Work-item: a block of `high` x `wide` tiles of ROWS x PANEL, TERMS of the sum at a time, so that what one tile has fetched
+ * from memory is in the cache for its neighbours. The last panel of a row begins PANEL columns before the end of B's rows;
+ * of these only the new ones are stored.
+ * Global size: (ceil(N / (PANEL wide)), ceil(M / (ROWS high)), batch); local 1. high: 1..HIGH, wide: 1..WIDE.
+ * y and res move by M N from one product to the next; bias and row are shared. N >= PANEL.
+ * -D: VW, ROWS, ACT, BIAS, ROW, RES. Limits: as matmul_vec. Private memory with VW 16: 270 KiB.
+ */
+#define HIGH  24
+#define WIDE  8
+#define TERMS 128
+__kernel ONE_ITEM void matmul_tn_vec(__global float *y, __global const float *restrict a, __global const float *restrict b,
+                                     EPILOGUE_PARAMS int M, int N, int K, int row_span, int high, int wide)
+{
+    const int n0 = get_global_id(0) * PANEL * wide, m0 = get_global_id(1) * ROWS * high;
+    const int rows = min(high, (M - m0 + ROWS - 1) / ROWS), columns = min(wide, (N - n0 + PANEL - 1) / PANEL);
+    const long g = get_global_id(2);
+    y += g * M * N;
+    a += g * K * M;
+    b += g * K * N;
+#ifdef RES
+    res += g * M * N;
+#endif
+
+    float t[HIGH * WIDE * TILE + PANEL] ALIGNED;
+    for (int i = 0; i < rows * columns * TILE / VW; i++)
+        vstorev((floatv)(0.0f), i, t);
+    for (int k = 0; k < K; k += TERMS)
+        for (int i = 0; i < rows * columns; i++) {
+            const int m = m0 + i / columns * ROWS, n = min(n0 + i % columns * PANEL, N - PANEL);
+            multiply_columns(t + i * TILE, a + (long)k * M + m, M - m, M, b + (long)k * N + n, N, min(TERMS, K - k));
+        }
+    for (int i = 0; i < rows * columns; i++) {
+        const int n = n0 + i % columns * PANEL, known = n - min(n, N - PANEL);
+        store_tile(y, EPILOGUE_ARGS t + i * TILE + known, M, N, row_span, m0 + i / columns * ROWS, n);
+    }
+}
+
 /*
  * matmul_pack: packed[g, panel, k, lane] = B[g](k, n), n = panel PANEL + lane, 0 for n >= N.
  *

@@ -5,11 +5,12 @@
 #ifdef STEP
 
 /*
- * strided_rows, for slice, broadcast and most transpositions: y[r, c] = x[from + c STEP] where row r = (i0, i1, i2) of x begins at
- * from + i0 s0 + i1 s1 + i2 s2; STEP 1, or 0: one element fills the row. d1, d2: sizes of the last two of the three dimensions.
- * Work-item: GRID_BLOCK. -D: ELEM ushort or uint, STEP, VW.
+ * strided_rows, for slice, broadcast and most transpositions: y[r, c] = x[from + c STEP] where row r = (i0, i1, i2) of
+ * x begins at from + i0 s0 + i1 s1 + i2 s2; STEP 1, or 0: one element fills the row. d1, d2: sizes of the last two of
+ * the three dimensions. Work-item: GRID_BLOCK. -D: ELEM ushort or uint, STEP, VW.
  */
-__kernel void strided_rows(__global ELEM *y, __global const ELEM *restrict x, int from, int d1, int d2, int s0, int s1, int s2, GRID_PARAMS)
+__kernel void strided_rows(__global ELEM *y, __global const ELEM *restrict x, int from, int d1, int d2, int s0, int s1,
+                           int s2, GRID_PARAMS)
 {
     GRID_BLOCK
     int i2 = r0 % d2, i1 = r0 / d2 % d1, i0 = r0 / d2 / d1;
@@ -33,11 +34,12 @@ __kernel void strided_rows(__global ELEM *y, __global const ELEM *restrict x, in
 typedef CAT(ELEM, VW) elemv;
 
 /*
- * transpose_vec: y[i0, i1, j, k] = x[i0 s0 + i1 s1 + j + k s3]; d1..d3 sizes of the last three dimensions of y. Work-item: VW values
- * of j by `span` of k, in squares of VW; `down` and `across` of them make a matrix. Global size: matrices down across. -D: ELEM, VW.
+ * transpose_vec: y[i0, i1, j, k] = x[i0 s0 + i1 s1 + j + k s3]; d1..d3 sizes of the last three dimensions of y.
+ * Work-item: VW values of j by `span` of k, in squares of VW; `down` and `across` of them make a matrix. Global size:
+ * matrices down across. -D: ELEM, VW.
  */
-__kernel void transpose_vec(__global ELEM *y, __global const ELEM *restrict x, int d1, int d2, int d3, int s0, int s1, int s3, int down,
-                            int across, int span)
+__kernel void transpose_vec(__global ELEM *y, __global const ELEM *restrict x, int d1, int d2, int d3, int s0, int s1,
+                            int s3, int down, int across, int span)
 {
     const int i = get_global_id(0), m = i / across / down, j0 = i / across % down * VW, rows = min(VW, d2 - j0);
     const int k0 = i % across * span, k1 = min(k0 + span, d3);
@@ -107,7 +109,8 @@ __kernel void pad_rows(__global float *y, __global const float *restrict x, int 
 }
 
 /* concat_rows: row r of y [rows, n] is that of a [rows, na] and then that of b. Work-item: GRID_BLOCK. -D: VW. */
-__kernel void concat_rows(__global float *y, __global const float *restrict a, __global const float *restrict b, int na, GRID_PARAMS)
+__kernel void concat_rows(__global float *y, __global const float *restrict a, __global const float *restrict b, int na,
+                          GRID_PARAMS)
 {
     GRID_BLOCK
     for (int r = r0; r < r1; r++) {
@@ -120,7 +123,8 @@ __kernel void concat_rows(__global float *y, __global const float *restrict a, _
  * resample_rows: nearest neighbour, y[b,h,w,c] = x[b, h H / OH, w W / OW, c] rounded down. Rows are pixels of y, n = C.
  * Work-item: GRID_BLOCK. -D: VW.
  */
-__kernel void resample_rows(__global float *y, __global const float *restrict x, int H, int W, int OH, int OW, GRID_PARAMS)
+__kernel void resample_rows(__global float *y, __global const float *restrict x, int H, int W, int OH, int OW,
+                            GRID_PARAMS)
 {
     GRID_BLOCK
     for (int r = r0; r < r1; r++) {
@@ -130,10 +134,11 @@ __kernel void resample_rows(__global float *y, __global const float *restrict x,
 }
 
 /*
- * resample_bx_rows: the adjoint of resample, y[b,h,w,c] = sum of x[b,i,j,c] over the i with i OH / H rounded down = h, and j
- * likewise; x [B,H,W,C]. Rows are pixels of y [B,OH,OW,C], n = C. Work-item: GRID_BLOCK. -D: VW.
+ * resample_bx_rows: the adjoint of resample, y[b,h,w,c] = sum of x[b,i,j,c] over the i with i OH / H rounded down = h,
+ * and j likewise; x [B,H,W,C]. Rows are pixels of y [B,OH,OW,C], n = C. Work-item: GRID_BLOCK. -D: VW.
  */
-__kernel void resample_bx_rows(__global float *y, __global const float *restrict x, int H, int W, int OH, int OW, GRID_PARAMS)
+__kernel void resample_bx_rows(__global float *y, __global const float *restrict x, int H, int W, int OH, int OW,
+                               GRID_PARAMS)
 {
     GRID_BLOCK
     for (int r = r0; r < r1; r++) {
@@ -155,13 +160,16 @@ __kernel void resample_bx_rows(__global float *y, __global const float *restrict
 
 #elif defined(ELEM)
 
-/* strided_any: y[i0,i1,i2,i3] = x[i0 s0 + i1 s1 + i2 s2 + i3 s3]; d1..d3 sizes of y. Work-item: one element. -D: ELEM. Global size: n. */
-__kernel void strided_any(__global ELEM *y, __global const ELEM *restrict x, int n, int d1, int d2, int d3, int s0, int s1, int s2,
-                            int s3)
+/*
+ * strided_any: y[i0,i1,i2,i3] = x[from + i0 s0 + i1 s1 + i2 s2 + i3 s3]; d1..d3 sizes of y. Work-item: one element.
+ * Global size: n. -D: ELEM.
+ */
+__kernel void strided_any(__global ELEM *y, __global const ELEM *restrict x, int n, int from, int d1, int d2, int d3,
+                          int s0, int s1, int s2, int s3)
 {
     const int i = get_global_id(0);
     if (i < n)
-        y[i] = x[i % d3 * s3 + i / d3 % d2 * s2 + i / d3 / d2 % d1 * s1 + i / d3 / d2 / d1 * s0];
+        y[i] = x[from + i % d3 * s3 + i / d3 % d2 * s2 + i / d3 / d2 % d1 * s1 + i / d3 / d2 / d1 * s0];
 }
 
 #endif

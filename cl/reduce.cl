@@ -4,13 +4,17 @@
 
 #ifdef VECTORS
 
-enum { BLOCK = 16 }; /* terms that are summed before they join the sum: rounding grows with the terms of a block and the blocks */
+/* Terms that are summed before they join the sum: rounding errors grow with the terms of a block and with the blocks.
+ */
+#define BLOCK 16
 
 /*
- * sum_columns: y[o, k, c] = sum of x[o, r, c] over the rows r of chunk k of `chunk` rows; x [outer, R, C], y [outer, chunks, C].
- * Work-item: VECTORS vectors of columns of one chunk; `across` of them fill a row. Global size: across outer chunks. -D: VW, VECTORS.
+ * sum_columns: y[o, k, c] = sum of x[o, r, c] over the rows r of chunk k of `chunk` rows; x [outer, R, C], y [outer,
+ * chunks, C]. Work-item: VECTORS vectors of columns of one chunk; `across` of them fill a row. Global size: across
+ * outer chunks. -D: VW, VECTORS.
  */
-__kernel void sum_columns(__global float *y, __global const float *restrict x, int rows, int R, int C, int chunk, int chunks, int across)
+__kernel void sum_columns(__global float *y, __global const float *restrict x, int rows, int R, int C, int chunk,
+                          int chunks, int across)
 {
     const int i = get_global_id(0) / across, c0 = get_global_id(0) % across * VW * VECTORS;
     const int r0 = i % chunks * chunk, n = min(chunk, R - r0);
@@ -78,10 +82,11 @@ float sum_run(__global const float *x, int n)
 }
 
 /*
- * sum_rows: y[o, k] = sum of x[o, i] over the i of chunk k of `chunk` elements; x [outer, R], y [outer, chunks], n = outer chunks.
- * Work-item: rspan elements of y. Global size: ceil(n / rspan). -D: VW.
+ * sum_rows: y[o, k] = sum of x[o, i] over the i of chunk k of `chunk` elements; x [outer, R], y [outer, chunks], n =
+ * outer chunks. Work-item: rspan elements of y. Global size: ceil(n / rspan). -D: VW.
  */
-__kernel void sum_rows(__global float *y, __global const float *restrict x, int n, int R, int chunk, int chunks, int rspan)
+__kernel void sum_rows(__global float *y, __global const float *restrict x, int n, int R, int chunk, int chunks,
+                       int rspan)
 {
     const int begin = get_global_id(0) * rspan, end = min(begin + rspan, n);
     for (int i = begin; i < end; i++) {
@@ -99,7 +104,8 @@ float max_lanes(floatv v)
     return top;
 }
 
-/* softmax_any: y[m, j] = exp(x[m, j] - max) / sum. Work-item: one row of N. y may be x's buffer. Global size: rows. -D: VW. */
+/* softmax_any: y[m, j] = exp(x[m, j] - max) / sum. Work-item: one row of N. y may be x's buffer. Global size: rows. -D:
+ * VW. */
 __kernel void softmax_any(__global float *y, __global const float *x, int rows, int N)
 {
     const int m = get_global_id(0), whole = N / VW * VW;
@@ -128,10 +134,11 @@ __kernel void softmax_any(__global float *y, __global const float *x, int rows, 
 }
 
 /*
- * softmax_bx_any: gx[m, j] = y[m, j] (gy[m, j] - sum_k gy[m, k] y[m, k]). Work-item: one row of N. gx may be y's buffer. Global size:
- * rows. -D: VW.
+ * softmax_bx_any: gx[m, j] = y[m, j] (gy[m, j] - sum_k gy[m, k] y[m, k]). Work-item: one row of N. gx may be y's
+ * buffer. Global size: rows. -D: VW.
  */
-__kernel void softmax_bx_any(__global float *gx, __global const float *y, __global const float *restrict gy, int rows, int N)
+__kernel void softmax_bx_any(__global float *gx, __global const float *y, __global const float *restrict gy, int rows,
+                             int N)
 {
     const int m = get_global_id(0), whole = N / VW * VW;
     if (m >= rows)
@@ -158,7 +165,8 @@ __kernel void softmax_bx_any(__global float *gx, __global const float *y, __glob
 
 #ifdef WG
 
-/* sum_rows_tile: as sum_rows; a work-group of WG items makes one element of y. Global size: n WG. -D: WG, a power of two. */
+/* sum_rows_tile: as sum_rows; a work-group of WG items makes one element of y. Global size: n WG. -D: WG, a power of
+ * two. */
 __kernel void sum_rows_tile(__global float *y, __global const float *restrict x, int R, int chunk, int chunks)
 {
     __local float t[WG];

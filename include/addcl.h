@@ -264,9 +264,16 @@ ADDCL_CHECKED int addcl_train_template(addcl_ctx *ctx, char **text);
 typedef struct addcl_training addcl_training; /* the checked configuration of a run */
 
 /* Reads the INI file `ini` (NULL: none), then n overrides "section.key=value". Needs no device. E_ARG: the message names file, line,
- * key, and what was expected. */
+ * key, and what was expected. A process that mpirun started meets the others here, and addcl_open_device then gives each its own
+ * device, or its part of one. */
 ADDCL_CHECKED int addcl_training_open(addcl_ctx *ctx, const char *ini, const char *const *set, size_t n, addcl_training **out);
 ADDCL_API void addcl_training_free(addcl_training *t);
+/* The rank of this process among those of a data-parallel training, and in *ranks (may be NULL) their number: 0 of 1, when it is
+ * alone. Only rank 0 writes and reports. */
+ADDCL_API int addcl_training_rank(const addcl_training *t, int *ranks);
+/* To be called by a process that gives up, as the others would wait for it: ends all of them, itself included, with an exit status.
+ * Returns when there are no others, and after a failure of addcl_train that all ranks have seen. */
+ADDCL_API void addcl_training_abort(addcl_training *t, int status);
 /* [run] device, for addcl_open_device; "" when none is named. */
 ADDCL_API const char *addcl_training_device(const addcl_training *t);
 /* The configuration as an INI file with every key that has an effect, in new memory (free()). */
@@ -288,7 +295,8 @@ typedef struct addcl_train_opts {
 #define ADDCL_TRAIN_OPTS_INIT {.mode = ADDCL_TRAIN_RUN}
 
 /* Trains to the end of the run and writes the model. Needs an open device. E_DIVERGED: too many steps in a row without a finite
- * loss. Whatever happens, the checkpoints written before are whole. */
+ * loss. E_CANCELLED: `stop` asked for it, on any rank; on ranks other than 0 also that rank 0 tells why all of them end. Whatever
+ * happens, the checkpoints written before are whole. */
 ADDCL_CHECKED int addcl_train(addcl_training *t, const addcl_train_opts *opts);
 
 /* ------------------------------------------------------------------------------------------------ tools */

@@ -107,7 +107,7 @@ int addcl_open_device(addcl_ctx *ctx, const char *spec)
     ac_begin(ctx);
     if (ctx->dev)
         return ac_fail(&ctx->dg, ADDCL_E_ARG, "a device is open already: %s", ac_dev_info(ctx->dev)->name);
-    return ac_dev_open(spec, &ctx->dg, &ctx->dev);
+    return ctx->seats ? ac_dev_open_seat(spec, ctx->seat, ctx->seats, &ctx->dg, &ctx->dev) : ac_dev_open(spec, &ctx->dg, &ctx->dev);
 }
 
 const addcl_device *addcl_current_device(const addcl_ctx *ctx)

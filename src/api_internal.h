@@ -13,6 +13,7 @@
 struct addcl_ctx {
     ac_diag dg;
     ac_dev *dev; /* NULL before addcl_open_device */
+    int seat, seats; /* which of how many processes on this machine; of 0: nobody has told */
     addcl_progress_fn progress;
     void *progress_user;
 };

@@ -9,6 +9,8 @@
 struct addcl_training {
     addcl_ctx *ctx;
     ac_train_cfg *cfg;
+    ac_comm *comm;
+    bool failed, together; /* the run did; all ranks for the same reason */
 };
 
 static const char *section_meaning(const char *section)
@@ -53,11 +55,14 @@ int addcl_training_open(addcl_ctx *ctx, const char *ini, const char *const *set,
     if (!t)
         return ac_nomem(dg, sizeof *t);
     t->ctx = ctx;
-    rc = ac_train_config_load(ini, set, n, dg, &t->cfg);
-    if (rc < 0)
-        free(t);
-    else
-        *out = t;
+    AC_TRY(ac_train_config_load(ini, set, n, dg, &t->cfg));
+    AC_TRY(ac_comm_open(dg, &t->comm));
+    if (t->comm)
+        ac_comm_seat(t->comm, &ctx->seat, &ctx->seats);
+    *out = t;
+    t = NULL;
+out:
+    addcl_training_free(t);
     return rc;
 }
 
@@ -65,8 +70,22 @@ void addcl_training_free(addcl_training *t)
 {
     if (!t)
         return;
+    ac_comm_close(t->comm, !t->failed || t->together);
     ac_train_config_free(t->cfg);
     free(t);
+}
+
+int addcl_training_rank(const addcl_training *t, int *ranks)
+{
+    if (ranks)
+        *ranks = ac_comm_size(t->comm);
+    return ac_comm_rank(t->comm);
+}
+
+void addcl_training_abort(addcl_training *t, int status)
+{
+    if (t && !t->together && ac_comm_size(t->comm) > 1)
+        ac_comm_abort(t->comm, status);
 }
 
 const char *addcl_training_device(const addcl_training *t)
@@ -85,5 +104,8 @@ int addcl_train(addcl_training *t, const addcl_train_opts *opts)
 
     ac_begin(t->ctx);
     rc = ac_need_device(t->ctx);
-    return rc < 0 ? rc : ac_train(t->ctx, t->cfg, opts);
+    if (rc == 0)
+        rc = ac_train(t->ctx, t->comm, t->cfg, opts, &t->together);
+    t->failed = rc < 0;
+    return rc;
 }

@@ -73,7 +73,8 @@ static unsigned sample(const uint8_t *row, int depth, size_t s)
 }
 
 /* What the reader should make of pixel x, in double. `clear`: the samples that tRNS makes transparent. */
-static void expect_pixel(const kind *k, const uint8_t *row, size_t x, const unsigned clear[3], double rgb[3])
+static void expect_pixel(const kind *k, const uint8_t *row, size_t x, const unsigned clear[3], const uint8_t back[3],
+                         double rgb[3])
 {
     double max = (double)((1u << k->depth) - 1), alpha = 1;
     unsigned s[4] = {0};
@@ -94,7 +95,7 @@ static void expect_pixel(const kind *k, const uint8_t *row, size_t x, const unsi
             alpha = 0;
     }
     for (int c = 0; c < 3; c++)
-        rgb[c] = rgb[c] * alpha + 255 * (1 - alpha);
+        rgb[c] = rgb[c] * alpha + back[c] * (1 - alpha);
 }
 
 static void add_palette(png_structp png, png_infop info, const kind *k)
@@ -147,22 +148,46 @@ static void write_kind(const char *path, const kind *k, int interlace, uint8_t r
     fclose(f);
 }
 
+/* On white as ac_image_read blends, and on a colour. */
+static const uint8_t white[3] = {255, 255, 255}, tinted[3] = {200, 0, 31};
+
+static addcl_image *decode_good(const char *path, const ac_image_opts *opts)
+{
+    addcl_image *im = NULL;
+    ac_diag dg = {0};
+    uint8_t *data;
+    size_t n;
+
+    data = slurp(path, &n);
+    if (ac_image_decode(data, n, path, opts, &dg, &im) != 0)
+        fail_msg("%s", dg.msg);
+    free(data);
+    return im;
+}
+
+static addcl_image *read_on(const char *path, const uint8_t back[3])
+{
+    return back == white ? read_good(path)
+                         : decode_good(path, &(ac_image_opts){.background = {back[0], back[1], back[2]}});
+}
+
 static void test_png_kinds(void **state)
 {
     (void)state;
-    for (size_t i = 0; i < AC_LEN(kinds) * 2; i++) {
-        const kind *k = &kinds[i / 2];
+    for (size_t i = 0; i < AC_LEN(kinds) * 4; i++) {
+        const kind *k = &kinds[i / 4];
+        const uint8_t *back = i / 2 % 2 ? tinted : white;
         const char *path = temp_path("kind.png");
         uint8_t rows[KIND_H][KIND_W * 8];
         unsigned clear[3];
         addcl_image *im;
         write_kind(path, k, i % 2 ? PNG_INTERLACE_ADAM7 : PNG_INTERLACE_NONE, rows, clear);
-        im = read_good(path);
+        im = read_on(path, back);
         assert_int_equal(im->width, KIND_W);
         assert_int_equal(im->height, KIND_H);
         for (size_t p = 0; p < KIND_W * KIND_H; p++) {
             double want[3];
-            expect_pixel(k, rows[p / KIND_W], p % KIND_W, clear, want);
+            expect_pixel(k, rows[p / KIND_W], p % KIND_W, clear, back, want);
             for (size_t c = 0; c < 3; c++)
                 if (!(want[c] - im->rgb[p * 3 + c] < 0.51 && im->rgb[p * 3 + c] - want[c] < 0.51))
                     fail_msg("%s: pixel %zu is %d, expected %g", k->name, p, im->rgb[p * 3 + c], want[c]);
@@ -233,6 +258,86 @@ static void test_jpeg(void **state)
     check_jpeg(4, false, inks, mixed);
 }
 
+#define EXIF_N 40 /* bytes */
+
+/* A JPEG of noise with the first bytes of an Exif marker whose first directory has two entries, the second the
+ * orientation. */
+static void write_exif(const char *name, int orientation, bool big_endian, size_t exif_n)
+{
+    static const uint8_t little[EXIF_N + 1] =
+        "Exif\0\0II*\0\x08\0\0\0\2\0\0\1\3\0\1\0\0\0\5\0\0\0\x12\1\3\0\1\0\0\0?\0\0\0";
+    static const uint8_t big[EXIF_N + 1] =
+        "Exif\0\0MM\0*\0\0\0\x08\0\2\1\0\0\3\0\0\0\1\0\5\0\0\1\x12\0\3\0\0\0\1\0?\0\0";
+    size_t n, at = 6 + 8 + 2 + 12 + 8;
+    ac_str file = {0};
+    uint8_t *jpeg, *exif;
+
+    write_jpeg(temp_path("plain.jpg"), 3, false, NULL);
+    jpeg = slurp(temp_path("plain.jpg"), &n);
+    ac_str_addn(&file, (const char *)jpeg, 2);
+    ac_str_addn(&file, (const char[]){'\xff', '\xe1', 0, (char)(exif_n + 2)}, 4);
+    ac_str_addn(&file, (const char *)(big_endian ? big : little), exif_n);
+    exif = (uint8_t *)file.p + 6;
+    if (exif_n == EXIF_N)
+        exif[at + big_endian] = (uint8_t)orientation;
+    ac_str_addn(&file, (const char *)jpeg + 2, n - 2);
+    temp_write(name, file.p, file.n);
+    ac_str_free(&file);
+    free(jpeg);
+}
+
+/* Where pixel (x,y) of a picture that stands upright is stored in one of w x h, by Exif 2.3's words for `orientation`:
+ * which visual sides the 0th row and column are. */
+static void stored_at(int orientation, int w, int h, int x, int y, int *sx, int *sy)
+{
+    const int at[8][2] = {
+        {x, y},                 /* top, left */
+        {w - 1 - x, y},         /* top, right */
+        {w - 1 - x, h - 1 - y}, /* bottom, right */
+        {x, h - 1 - y},         /* bottom, left */
+        {y, x},                 /* left, top */
+        {y, h - 1 - x},         /* right, top */
+        {w - 1 - y, h - 1 - x}, /* right, bottom */
+        {w - 1 - y, x},         /* left, bottom */
+    };
+
+    *sx = at[orientation - 1][0];
+    *sy = at[orientation - 1][1];
+}
+
+static void test_jpeg_orientation(void **state)
+{
+    const ac_image_opts turn = {.orient = true}, leave = {.orient = false};
+
+    (void)state;
+    for (int i = 0; i < 20; i++) { /* 0 and 9 are none */
+        int o = i / 2, w, h;
+        addcl_image *stored, *im;
+        write_exif("turned.jpg", o, i % 2, EXIF_N);
+        stored = decode_good(temp_path("turned.jpg"), &leave);
+        im = decode_good(temp_path("turned.jpg"), &turn);
+        o = o < 1 || o > 8 ? 1 : o;
+        w = stored->width;
+        h = stored->height;
+        assert_int_equal(im->width, o > 4 ? h : w);
+        assert_int_equal(im->height, o > 4 ? w : h);
+        for (int p = 0; p < w * h; p++) {
+            int sx, sy;
+            stored_at(o, w, h, p % im->width, p / im->width, &sx, &sy);
+            assert_memory_equal(im->rgb + p * 3, stored->rgb + (sy * w + sx) * 3, 3);
+        }
+        ac_image_free(stored);
+        ac_image_free(im);
+    }
+    for (size_t n = 0; n < EXIF_N; n++) { /* cut markers turn nothing */
+        addcl_image *im;
+        write_exif("turned.jpg", 6, n % 2, n);
+        im = decode_good(temp_path("turned.jpg"), &turn);
+        assert_int_equal(im->width, 40);
+        ac_image_free(im);
+    }
+}
+
 /* A lossless WebP of noise; `alpha`: its channel is noise too, else opaque. */
 static void write_webp(const char *path, bool alpha, uint8_t rgba[30 * 40 * 4])
 {
@@ -262,18 +367,43 @@ static void test_webp(void **state)
     uint8_t rgba[30 * 40 * 4];
 
     (void)state;
-    for (int alpha = 0; alpha < 2; alpha++) {
+    for (int i = 0; i < 4; i++) {
         const char *path = temp_path("a.webp");
+        const uint8_t *back = i < 2 ? white : tinted;
         addcl_image *im;
-        write_webp(path, alpha, rgba);
-        im = read_good(path);
+        write_webp(path, i % 2, rgba);
+        im = read_on(path, back);
         assert_int_equal(im->width, 40);
         assert_int_equal(im->height, 30);
-        for (size_t i = 0; i < 30 * 40 * 3; i++) {
-            unsigned a = rgba[i / 3 * 4 + 3];
-            assert_int_equal(im->rgb[i], (rgba[i / 3 * 4 + i % 3] * a + 255 * (255 - a) + 127) / 255);
+        for (size_t k = 0; k < 30 * 40 * 3; k++) {
+            unsigned a = rgba[k / 3 * 4 + 3];
+            assert_int_equal(im->rgb[k], (rgba[k / 3 * 4 + k % 3] * a + back[k % 3] * (255 - a) + 127) / 255);
         }
         ac_image_free(im);
+    }
+}
+
+static void test_max_pixels(void **state)
+{
+    const ac_image_opts enough = {.max_pixels = 1200}, less = {.max_pixels = 1199};
+    addcl_image *im = noise_image(40, 30, 1);
+    const char *path[] = {temp_path("max.png"), temp_path("max.jpg"), temp_path("max.webp")};
+    uint8_t rgba[30 * 40 * 4];
+
+    (void)state;
+    write_good(path[0], im, NULL, 0);
+    ac_image_free(im);
+    write_jpeg(path[1], 3, false, NULL);
+    write_webp(path[2], false, rgba);
+    for (size_t i = 0; i < AC_LEN(path); i++) {
+        ac_diag dg = {0};
+        size_t n;
+        uint8_t *data = slurp(path[i], &n);
+        ac_image_free(decode_good(path[i], &enough));
+        assert_int_equal(ac_image_decode(data, n, "max", &less, &dg, &im), ADDCL_E_UNSUPPORTED);
+        assert_string_equal(dg.msg, "max: image of 40 x 30 pixels: expected at most 1199 in all");
+        assert_null(im);
+        free(data);
     }
 }
 
@@ -477,16 +607,12 @@ static void test_failing_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_png_kinds),
-        cmocka_unit_test(test_jpeg),
-        cmocka_unit_test(test_webp),
-        cmocka_unit_test(test_webp_animation),
-        cmocka_unit_test(test_damaged_files),
-        cmocka_unit_test(test_claimed_sizes),
-        cmocka_unit_test(test_jpeg_claimed_size),
-        cmocka_unit_test(test_jpeg_many_scans),
-        cmocka_unit_test(test_no_images),
-        cmocka_unit_test(test_failing_memory),
+        cmocka_unit_test(test_png_kinds),         cmocka_unit_test(test_jpeg),
+        cmocka_unit_test(test_jpeg_orientation),  cmocka_unit_test(test_webp),
+        cmocka_unit_test(test_max_pixels),        cmocka_unit_test(test_webp_animation),
+        cmocka_unit_test(test_damaged_files),     cmocka_unit_test(test_claimed_sizes),
+        cmocka_unit_test(test_jpeg_claimed_size), cmocka_unit_test(test_jpeg_many_scans),
+        cmocka_unit_test(test_no_images),         cmocka_unit_test(test_failing_memory),
     };
 
     return cmocka_run_group_tests_name("image", tests, temp_setup, temp_teardown);

@@ -66,7 +66,10 @@ static int open_training(job *j)
     }
     rc = addcl_training_open(j->tool.ctx, j->cmdline.operands[0], set, n, &j->training);
     free(set);
-    return rc < 0 ? tool_fail(&j->tool, rc) : TOOL_OK;
+    if (rc < 0)
+        return tool_fail(&j->tool, rc);
+    report_rank(&j->tool.report, addcl_training_rank(j->training, NULL));
+    return TOOL_OK;
 }
 
 static int print_config(job *j)
@@ -167,6 +170,8 @@ static int start(job *j)
     o.user = j;
     rc = addcl_train(j->training, &o);
     report_clear(&j->tool.report);
+    if (rc == ADDCL_E_CANCELLED && addcl_training_rank(j->training, NULL) > 0)
+        return TOOL_OK;
     if (rc == ADDCL_E_IO) /* a full disk, more often than a model that is not there */
         return tool_fail(&j->tool, rc);
     return rc < 0 ? tool_fail_model(&j->tool, rc) : TOOL_OK;
@@ -198,6 +203,8 @@ static int run(int argc, char **argv)
     if (opts_parse(&j.cmdline, &cmd_train, argc, argv, &j.args, &code)) {
         catch_signals();
         code = train(&j);
+        if (code)
+            addcl_training_abort(j.training, code);
         addcl_training_free(j.training);
         tool_close(&j.tool);
     }

@@ -135,7 +135,8 @@ int main(int argc, char **argv)
 
     keep_standard_streams();
     setvbuf(stderr, NULL, _IOLBF, 0); /* a message is one write */
-    signal(SIGPIPE, SIG_IGN);         /* a closed pipe is a write error like any other */
+    signal(SIGPIPE, SIG_IGN);         /* a closed pipe is a write error like any other, */
+    signal(SIGXFSZ, SIG_IGN);         /* and so is a file that may not grow */
     code = dispatch(argc, argv);
     errno = 0;
     lost = ferror(stdout) != 0;

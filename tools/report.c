@@ -113,6 +113,15 @@ void report_init(report *r, const common_args *a)
         r->progress = PROGRESS_BAR;
 }
 
+void report_rank(report *r, int rank)
+{
+    r->rank = rank;
+    if (rank > 0 && r->level > ADDCL_LOG_WARN)
+        r->level = ADDCL_LOG_WARN;
+    if (rank > 0)
+        r->progress = PROGRESS_NONE;
+}
+
 void report_clear(report *r)
 {
     if (r->drawn)
@@ -147,6 +156,8 @@ void report_log(void *user, int level, const char *line)
     } else if (level <= ADDCL_LOG_WARN) {
         fprintf(stderr, "add-cl: %s%s:%s ", r->colour ? level_colours[level] : "", level_names[level],
                 r->colour ? "\033[0m" : "");
+        if (r->rank > 0)
+            fprintf(stderr, "rank %d: ", r->rank);
         put_text(stderr, line);
         putc('\n', stderr);
     } else {

@@ -12,6 +12,7 @@ typedef struct report {
     bool json; /* messages as JSON lines */
     bool colour;
     enum { PROGRESS_NONE, PROGRESS_BAR, PROGRESS_JSON } progress;
+    int rank;        /* of this process among several; only 0 tells how things go */
     bool drawn;      /* the cursor stands behind a bar */
     double drawn_at; /* when the bar was last drawn, seconds of the monotonic clock */
     unsigned long seen[32]; /* hashes of the lines logged last: planning and running a job say the same things */
@@ -19,6 +20,8 @@ typedef struct report {
 } report;
 
 void report_init(report *r, const common_args *a);
+/* One of several processes: those other than 0 only warn and fail, and say who they are. */
+void report_rank(report *r, int rank);
 /* Takes the bar off the terminal; before anything else is written there. */
 void report_clear(report *r);
 /* Shows `line` in place of the one shown before, as far as the terminal is wide. */

@@ -109,3 +109,116 @@ void ac_dev_reset_peak(ac_dev *dev)
 {
     dev->peak = dev->used;
 }
+
+/* ------------------------------------------------------------------------------------------ transfers beside the queue */
+
+struct ac_mark {
+    cl_event event;
+};
+
+/* What is enqueued in `to` from now on waits for what is in `from` already. */
+static int chain(ac_dev *dev, cl_command_queue from, cl_command_queue to)
+{
+    cl_event ev = NULL;
+    int rc = 0;
+
+    CL_TRY(dev, clEnqueueMarkerWithWaitList(from, 0, NULL, &ev), "clEnqueueMarkerWithWaitList");
+    CL_TRY(dev, clFlush(from), "clFlush");
+    CL_TRY(dev, clEnqueueBarrierWithWaitList(to, 1, &ev, NULL), "clEnqueueBarrierWithWaitList");
+out:
+    if (ev)
+        clReleaseEvent(ev);
+    return rc;
+}
+
+int ac_side_after(ac_dev *dev)
+{
+    cl_int e;
+    int rc = 0;
+
+    if (!dev->side) {
+        dev->side = clCreateCommandQueue(dev->context, dev->id, 0, &e);
+        CL_TRY(dev, e, "clCreateCommandQueue");
+    }
+    rc = chain(dev, dev->queue, dev->side);
+out:
+    return rc;
+}
+
+int ac_side_join(ac_dev *dev)
+{
+    return chain(dev, dev->side, dev->queue);
+}
+
+int ac_side_read(ac_dev *dev, const ac_buf *b, void *dst, size_t bytes)
+{
+    int rc = 0;
+
+    for (size_t done = 0; done < bytes; done += BLOCK)
+        CL_TRY(dev,
+               clEnqueueReadBuffer(dev->side, b->mem, CL_FALSE, done, AC_MIN(bytes - done, (size_t)BLOCK), (char *)dst + done, 0, NULL,
+                                   NULL),
+               "clEnqueueReadBuffer");
+out:
+    return rc;
+}
+
+int ac_side_write(ac_dev *dev, ac_buf *b, const void *src, size_t bytes)
+{
+    int rc = 0;
+
+    for (size_t done = 0; done < bytes; done += BLOCK)
+        CL_TRY(dev,
+               clEnqueueWriteBuffer(dev->side, b->mem, CL_FALSE, done, AC_MIN(bytes - done, (size_t)BLOCK), (const char *)src + done, 0,
+                                    NULL, NULL),
+               "clEnqueueWriteBuffer");
+out:
+    return rc;
+}
+
+int ac_side_mark(ac_dev *dev, ac_mark **out)
+{
+    ac_mark *m = ac_calloc(1, sizeof *m);
+    int rc = 0;
+
+    *out = NULL;
+    if (!m)
+        return ac_nomem(dev->dg, sizeof *m);
+    CL_TRY(dev, clEnqueueMarkerWithWaitList(dev->side, 0, NULL, &m->event), "clEnqueueMarkerWithWaitList");
+    CL_TRY(dev, clFlush(dev->side), "clFlush");
+    *out = m;
+    m = NULL;
+out:
+    ac_mark_free(dev, m);
+    return rc;
+}
+
+int ac_mark_passed(ac_dev *dev, const ac_mark *m, bool *passed)
+{
+    cl_int status = CL_QUEUED;
+    int rc = 0;
+
+    CL_TRY(dev, clGetEventInfo(m->event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status, NULL), "clGetEventInfo");
+    if (status < 0)
+        return ac_cl_fail(dev, status, "a transfer");
+    *passed = status == CL_COMPLETE;
+    if (*passed) /* looking does not make visible what was read; waiting does (OpenCL 1.2, 5.9) */
+        CL_TRY(dev, clWaitForEvents(1, &m->event), "clWaitForEvents");
+out:
+    return rc;
+}
+
+void ac_mark_free(ac_dev *dev, ac_mark *m)
+{
+    if (!m)
+        return;
+    if (m->event && !dev->lost)
+        clReleaseEvent(m->event);
+    free(m);
+}
+
+void ac_side_finish(ac_dev *dev)
+{
+    if (dev->side && !dev->lost)
+        clFinish(dev->side);
+}

@@ -34,6 +34,8 @@ struct ac_dev {
     cl_device_id id;
     cl_context context;
     cl_command_queue queue;
+    cl_command_queue side; /* for transfers beside it; NULL before the first */
+    bool part;             /* id is a part of a device, to be released */
     AC_VEC(prog) progs;
     AC_VEC(kern) kerns;
     uint64_t used, peak;

@@ -1,6 +1,7 @@
 /* dev.c - platforms and devices: listing, choice, limits, opening. */
 #include "dev/cl_internal.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -249,6 +250,12 @@ static int rank(const addcl_device *d)
     return !strcmp(d->type, "gpu") ? 3 : !strcmp(d->type, "accelerator") ? 2 : 1;
 }
 
+/* Usable, asked for, and of the same platform and type as another? */
+static bool like(const found *f, const char *spec, const found *other)
+{
+    return f->info.usable && fits(&f->info, spec) && f->platform == other->platform && !strcmp(f->info.type, other->info.type);
+}
+
 static int choose(ac_diag *dg, const found_list *list, const char *spec, const found **best)
 {
     ac_str known = {0};
@@ -320,7 +327,73 @@ static void choose_cache(ac_dev *dev)
         dev->cache = ac_printf("%s/.cache/add-cl/programs", home);
 }
 
-int ac_dev_open(const char *spec, ac_diag *dg, ac_dev **out)
+/* ------------------------------------------------------------------------------------------ several processes on a machine */
+
+/* A seat at a device: which of how many. */
+typedef struct seat {
+    int i, n;
+} seat;
+
+/* Of the devices that fit like `best` and are of its kind the one of process s->i; *s becomes the seat there. */
+static const found *deal(const found_list *list, const char *spec, const found *best, seat *s)
+{
+    const found *mine = best;
+    int n = 0, k = 0;
+
+    for (size_t i = 0; i < list->n; i++)
+        n += like(&list->p[i], spec, best);
+    for (size_t i = 0; i < list->n; i++)
+        if (like(&list->p[i], spec, best) && k++ == s->i % n)
+            mine = &list->p[i];
+    *s = (seat){s->i / n, s->n / n + (s->i % n < s->n % n)};
+    return mine;
+}
+
+/* Makes dev one of s.n equal parts of a CPU's cores, where the driver can do that. */
+static bool take_part(ac_dev *dev, seat s)
+{
+    const cl_device_partition_property how[] = {CL_DEVICE_PARTITION_EQUALLY, dev->info.compute_units / (cl_uint)s.n, 0};
+    cl_device_id *part;
+    cl_uint n = 0;
+
+    if (strcmp(dev->info.type, "cpu") != 0 || dev->info.compute_units < (cl_uint)s.n || !(part = ac_calloc(dev->info.compute_units, sizeof *part)))
+        return false;
+    if (clCreateSubDevices(dev->id, how, dev->info.compute_units, part, &n) != CL_SUCCESS)
+        n = 0;
+    for (cl_uint i = 0; i < n; i++)
+        if (i == (cl_uint)s.i) {
+            dev->id = part[i];
+            dev->part = true;
+        } else {
+            clReleaseDevice(part[i]);
+        }
+    free(part);
+    QUERY(dev->id, CL_DEVICE_MAX_COMPUTE_UNITS, dev->info.compute_units);
+    return dev->part;
+}
+
+/* mpirun binds its processes to cores or sockets unless told otherwise. */
+static void tell_binding(const ac_dev *dev)
+{
+    cpu_set_t mine;
+    int n = sched_getaffinity(0, sizeof mine, &mine) == 0 ? CPU_COUNT(&mine) : 0;
+
+    if (n > 0 && !strcmp(dev->info.type, "cpu") && (unsigned)n < dev->info.compute_units)
+        ac_note(dev->dg, ADDCL_LOG_WARN, "this process may run on %d processors only, the device has %u: see mpirun's --bind-to", n,
+                dev->info.compute_units);
+}
+
+static void settle(ac_dev *dev, seat s)
+{
+    if (s.n > 1 && !take_part(dev, s))
+        ac_note(dev->dg, ADDCL_LOG_INFO, "%d processes share %s", s.n, dev->info.name);
+    tell_binding(dev);
+}
+
+/* ------------------------------------------------------------------------------------------ opening */
+
+/* A seat of 0 processes: nobody else was asked about. */
+static int open_device(const char *spec, seat s, ac_diag *dg, ac_dev **out)
 {
     const char *env = getenv("ADDCL_DEVICE");
     found_list list = {0};
@@ -334,6 +407,8 @@ int ac_dev_open(const char *spec, ac_diag *dg, ac_dev **out)
         spec = env ? env : "";
     AC_TRY(find_all(dg, &list));
     AC_TRY(choose(dg, &list, spec, &best));
+    if (s.n > 0)
+        best = deal(&list, spec, best, &s);
     if (!(dev = ac_calloc(1, sizeof *dev))) {
         rc = ac_nomem(dg, sizeof *dev);
         goto out;
@@ -342,6 +417,8 @@ int ac_dev_open(const char *spec, ac_diag *dg, ac_dev **out)
     dev->info = best->info;
     dev->platform = best->platform;
     dev->id = best->device;
+    if (s.n > 0)
+        settle(dev, s);
     read_limits(dev);
     choose_cache(dev);
     dev->context = clCreateContext((cl_context_properties[]){CL_CONTEXT_PLATFORM, (cl_context_properties)dev->platform, 0}, 1,
@@ -355,6 +432,16 @@ out:
     ac_dev_close(dev);
     free(list.p);
     return rc;
+}
+
+int ac_dev_open(const char *spec, ac_diag *dg, ac_dev **out)
+{
+    return open_device(spec, (seat){0, 0}, dg, out);
+}
+
+int ac_dev_open_seat(const char *spec, int i, int n, ac_diag *dg, ac_dev **out)
+{
+    return open_device(spec, (seat){i, n}, dg, out);
 }
 
 int ac_dev_fake(const ac_limits *lim, ac_diag *dg, ac_dev **out)
@@ -378,11 +465,16 @@ void ac_dev_close(ac_dev *dev)
     if (!dev->lost) {
         if (dev->queue)
             clFinish(dev->queue);
+        ac_side_finish(dev);
         ac_progs_free(dev);
+        if (dev->side)
+            clReleaseCommandQueue(dev->side);
         if (dev->queue)
             clReleaseCommandQueue(dev->queue);
         if (dev->context)
             clReleaseContext(dev->context);
+        if (dev->part)
+            clReleaseDevice(dev->id);
     }
     free(dev->cache);
     free(dev);

@@ -26,6 +26,9 @@ typedef struct ac_limits {
 /* ---- choice. See addcl_devices and addcl_open_device for the contract. */
 int ac_dev_list(ac_diag *dg, addcl_device **list, size_t *n) AC_CHECK_RESULT;
 int ac_dev_open(const char *spec, ac_diag *dg, ac_dev **out) AC_CHECK_RESULT;
+/* The same for process `seat` of the `seats` that compute on this machine together: devices like the best that fits `spec` are
+ * dealt out in turn. Processes that share a CPU get equal parts of its cores where the driver can part it; else they share. */
+int ac_dev_open_seat(const char *spec, int seat, int seats, ac_diag *dg, ac_dev **out) AC_CHECK_RESULT;
 /* A device that is nothing but its limits: good for plans (ac_exec_opts.plan_only), not for buffers or launches. */
 int ac_dev_fake(const ac_limits *lim, ac_diag *dg, ac_dev **out) AC_CHECK_RESULT;
 bool ac_dev_is_fake(const ac_dev *dev);
@@ -48,6 +51,22 @@ int ac_buf_fill(ac_dev *dev, ac_buf *buf, uint32_t pattern, size_t bytes) AC_CHE
 uint64_t ac_dev_used(const ac_dev *dev);
 uint64_t ac_dev_peak(const ac_dev *dev);
 void ac_dev_reset_peak(ac_dev *dev);
+
+/* ---- transfers beside the queue: in a second one, so that what is enqueued later does not hold them up. They run in their order,
+ * behind a call of ac_side_after. The host's memory must stay until a mark behind them is passed. */
+typedef struct ac_mark ac_mark; /* a moment of the second queue */
+/* What follows there waits for all that has been enqueued so far, which is started. */
+int ac_side_after(ac_dev *dev) AC_CHECK_RESULT;
+int ac_side_read(ac_dev *dev, const ac_buf *buf, void *dst, size_t bytes) AC_CHECK_RESULT;
+int ac_side_write(ac_dev *dev, ac_buf *buf, const void *src, size_t bytes) AC_CHECK_RESULT;
+int ac_side_mark(ac_dev *dev, ac_mark **out) AC_CHECK_RESULT;
+/* Has everything before the mark happened? Does not wait. */
+int ac_mark_passed(ac_dev *dev, const ac_mark *m, bool *passed) AC_CHECK_RESULT;
+void ac_mark_free(ac_dev *dev, ac_mark *m);
+/* What is enqueued from now on waits for the transfers so far. */
+int ac_side_join(ac_dev *dev) AC_CHECK_RESULT;
+/* Waits for the transfers, however they end. */
+void ac_side_finish(ac_dev *dev);
 
 /* ---- launches */
 enum { AC_MAX_ARGS = 28 };

@@ -74,6 +74,17 @@ ac_id ac_loss_clip(ac_graph *g, ac_id image, ac_id text, ac_id scale)
     return ac_scale(g, ac_add(g, diagonal_cross_entropy(g, logits, diagonal, 2), diagonal_cross_entropy(g, logits, diagonal, 1)), 0.5, 0);
 }
 
+ac_id ac_loss_discriminator(ac_graph *g, ac_id real, ac_id made)
+{
+    ac_id below = mean_of_all(g, ac_relu(g, ac_scale(g, real, -1, 1))), above = mean_of_all(g, ac_relu(g, ac_scale(g, made, 1, 1)));
+    return ac_scale(g, ac_add(g, below, above), 0.5, 0);
+}
+
+ac_id ac_loss_generator(ac_graph *g, ac_id made)
+{
+    return ac_scale(g, mean_of_all(g, made), -1, 0);
+}
+
 double ac_snr_weight_at(ac_snr_weight kind, double gamma, ac_prediction p, double alpha, double sigma)
 {
     double a2 = alpha * alpha, s2 = sigma * sigma; /* S = a2 / s2, S + 1 = 1 / s2 */

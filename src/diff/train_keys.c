@@ -161,9 +161,12 @@ const ac_key ac_keys[] = {
         RANGE(0, 1e6), FOR("vae")),
     KEY(NUM, loss, kl_weight, "1e-6", "weight of the latents' divergence from the normal distribution, a picture's sum",
         RANGE(0, 1e6), FOR("vae")),
-    KEY(NUM, loss, adversarial_weight, "0", "weight of the discriminator's verdict; 0: no discriminator", RANGE(0, 1e6),
-        FOR("vae")),
-    KEY(INT, loss, adversarial_start, "0", "step from which the discriminator takes part", RANGE(0, 1e9), UNIT("steps"),
+    KEY(NUM, loss, adversarial_weight, "0",
+        "weight of a discriminator's verdict on the decoded picture, a constant one; the discriminator learns along, "
+        "at a rate of its own with lr_groups = discriminator.*:factor; 0: none",
+        RANGE(0, 1e6), FOR("vae")),
+    KEY(INT, loss, adversarial_start, "0",
+        "steps, skipped ones not counted, before the discriminator takes part and learns", RANGE(0, 1e9), UNIT("steps"),
         FOR("vae")),
     KEY(WORD, loss, loss_weighting, "none",
         "weight of the squared error at signal-to-noise ratio S: min_snr: min(S, g) "

@@ -199,7 +199,7 @@ bool ac_exec_guards_intact(ac_exec *x)
     uint32_t w[GUARD / 4];
 
     for (size_t s = 0; s < x->slots.bytes.n; s++) {
-        if (!x->buf[s] || x->slots.constant.p[s])
+        if (!x->buf[s] || x->slots.constant.p[s] || x->slots.bytes.p[s] == 0) /* 0: a variable's own buffer, without a guard */
             continue;
         if (ac_buf_read(x->dev, x->buf[s], AC_CEIL_DIV(x->slots.bytes.p[s], (size_t)4) * 4, w, sizeof w) < 0)
             return false;
@@ -404,7 +404,14 @@ out:
     return rc;
 }
 
-static int run(ac_exec *x, bool check, ac_time_fn fn, void *user)
+/* Who hears of nodes that ran. */
+typedef struct listener {
+    ac_time_fn timed;
+    ac_effect_fn effect;
+    void *user;
+} listener;
+
+static int run(ac_exec *x, bool check, const listener *who)
 {
     int rc = 0;
 
@@ -419,12 +426,14 @@ static int run(ac_exec *x, bool check, ac_time_fn fn, void *user)
         for (int k = 0; k < n->n_in; k++)
             if (n->in[k] != AC_NONE)
                 in[k] = x->buf[x->slots.slot[n->in[k]]];
-        AC_TRY(ac_launch_run(x->dev, &x->launch[i], x->buf[x->slots.slot[i]], in, x->trace || fn ? &s : NULL));
+        AC_TRY(ac_launch_run(x->dev, &x->launch[i], x->buf[x->slots.slot[i]], in, x->trace || who->timed ? &s : NULL));
         if (x->trace)
             trace_line(x, n, &x->launch[i], s);
-        if (fn)
-            fn(user, n, x->launch[i].kernel ? x->launch[i].kernel : "clblast", s, n->op->flop ? n->op->flop(x->g, n) : 0,
-               node_bytes_moved(x->g, n));
+        if (who->timed)
+            who->timed(who->user, n, x->launch[i].kernel ? x->launch[i].kernel : "clblast", s, n->op->flop ? n->op->flop(x->g, n) : 0,
+                       node_bytes_moved(x->g, n));
+        if (who->effect && n->op->flags & AC_OP_EFFECT)
+            AC_TRY(who->effect(who->user, x->g->nodes.p[x->slots.root[n->in[0]]].var));
         if (check && !(n->op->flags & AC_OP_EFFECT))
             AC_TRY(check_finite(x, i));
     }
@@ -434,17 +443,22 @@ out:
 
 int ac_run(ac_exec *x)
 {
-    return run(x, x->check, NULL, NULL);
+    return run(x, x->check, &(listener){0});
 }
 
 int ac_run_checked(ac_exec *x)
 {
-    return run(x, true, NULL, NULL);
+    return run(x, true, &(listener){0});
+}
+
+int ac_run_effects(ac_exec *x, ac_effect_fn fn, void *user)
+{
+    return run(x, x->check, &(listener){.effect = fn, .user = user});
 }
 
 int ac_run_timed(ac_exec *x, ac_time_fn fn, void *user)
 {
-    return run(x, x->check, fn, user);
+    return run(x, x->check, &(listener){.timed = fn, .user = user});
 }
 
 /* ------------------------------------------------------------------------------------------ looking at it */

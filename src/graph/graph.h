@@ -172,6 +172,9 @@ int ac_run(ac_exec *x) AC_CHECK_RESULT;
 /* As ac_run, but waits after every node, and stops with E_DIVERGED at the first value, variables and inputs included, that is not
  * finite, which the message names. */
 int ac_run_checked(ac_exec *x) AC_CHECK_RESULT;
+/* As ac_run; fn hears of each node with an effect, once it is enqueued, and of the variable that it writes. Not 0: stops with it. */
+typedef int (*ac_effect_fn)(void *user, const ac_var *v);
+int ac_run_effects(ac_exec *x, ac_effect_fn fn, void *user) AC_CHECK_RESULT;
 /* As ac_run, and adds each kernel's device seconds to `sink` (bench). */
 typedef void (*ac_time_fn)(void *user, const ac_node *n, const char *kernel, double seconds, double flop, double bytes);
 int ac_run_timed(ac_exec *x, ac_time_fn fn, void *user) AC_CHECK_RESULT;

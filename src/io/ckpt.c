@@ -175,11 +175,20 @@ static int sum_manifest(const json_t *manifest, ac_diag *dg, char hex[65])
 
 /* -------------------------------------------------------------------------------------------------------- writing */
 
+/* No file is written that the reader would find too large. */
 static int save_json(const char *dir, const char *name, const json_t *value, ac_diag *dg)
 {
     char *path = ac_path_join(dir, name), *text = json_dumps(value, JSON_INDENT(2));
-    int rc = path && text ? ac_file_save(path, text, strlen(text), dg) : no_path(dg, dir);
+    size_t n = text ? strlen(text) : 0;
+    int rc;
 
+    if (!path || !text)
+        rc = no_path(dg, dir);
+    else if (n > AC_JSON_FILE_MAX)
+        rc = ac_fail(dg, ADDCL_E_ARG, "%s would have %zu bytes: at most %zu can be read again", name, n,
+                     AC_JSON_FILE_MAX);
+    else
+        rc = ac_file_save(path, text, n, dg);
     free(text);
     free(path);
     return rc;

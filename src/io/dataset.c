@@ -141,8 +141,9 @@ static int check_fields(const ac_data *d, ac_diag *dg)
         if (d->seen[k] == 0 && d->opts.caption)
             return ac_fail(dg, ADDCL_E_ARG, "caption: none of the %zu samples has a field '%s'", d->item.n,
                            d->caption.field.p[k]);
-        if (d->seen[k] == 0)
-            ac_note(dg, ADDCL_LOG_WARN, "none of the %zu samples has a caption", d->item.n);
+        if (d->seen[k] < d->item.n)
+            ac_note(dg, d->seen[k] ? ADDCL_LOG_INFO : ADDCL_LOG_WARN, "%zu of %zu samples have no '%s' for captions",
+                    d->item.n - d->seen[k], d->item.n, d->caption.field.p[k]);
     }
     return 0;
 }

@@ -128,8 +128,8 @@ static int read_pax(tar *t, char *text, size_t n)
     for (char *p = text, *end = text + n; p < end;) {
         char *key, *value;
         unsigned long len = strtoul(p, &key, 10);
-        if (!isdigit((unsigned char)*p) || len > (size_t)(end - p) || key >= p + len || *key != ' ' ||
-            p[len - 1] != '\n' || !(value = memchr(key, '=', (size_t)(p + len - key))))
+        if (!isdigit((unsigned char)*p) || len == 0 || len > (size_t)(end - p) || *key != ' ' || p[len - 1] != '\n' ||
+            !(value = memchr(key, '=', (size_t)(p + len - key))))
             return ac_fail(t->dg, ADDCL_E_FORMAT, "%s: damaged pax header before byte %ju", t->path, (uintmax_t)t->at);
         p[len - 1] = '\0';
         *value++ = '\0';

@@ -198,8 +198,8 @@ static int check_opts(const ac_loader *l, ac_diag *dg)
                        "loader: batch %zu, rank %zu of %zu: expected a batch of 1 and a rank below %zu", o->batch,
                        o->rank, o->ranks, o->ranks);
     if (o->threads > THREADS_MAX || o->ahead > AHEAD_MAX)
-        return ac_fail(dg, ADDCL_E_ARG, "loader: %zu threads, %zu batches ahead: expected at most %d and %d", o->threads,
-                       o->ahead, THREADS_MAX, AHEAD_MAX);
+        return ac_fail(dg, ADDCL_E_ARG, "loader: %zu threads, %zu batches ahead: expected at most %d and %d",
+                       o->threads, o->ahead, THREADS_MAX, AHEAD_MAX);
     if (l->epoch_size == 0)
         return ac_fail(dg, ADDCL_E_ARG, "loader: the data set has no samples for %s",
                        o->split == AC_SPLIT_VAL ? "validation" : "training");

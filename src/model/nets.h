@@ -98,4 +98,8 @@ typedef struct ac_vit_out {                         /* sequences [B,1+hw,C] begi
  * interpolated, and what is left over of whole patches is dropped. */
 ac_vit_out ac_vit(ac_net *m, const ac_vit_cfg *c, ac_id image);
 
+/* ---- discriminator of an autoencoder's training. Image of 8x8 pixels or more -> verdicts on patches [B,h,w,1]: large where
+ * it looks real. */
+ac_id ac_patch_disc(ac_net *m, ac_id image);
+
 #endif

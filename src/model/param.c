@@ -159,14 +159,15 @@ static int make(const ac_params *s, const ac_parameter *p, ac_var **v)
 
 int ac_params_train(ac_params *s, bool ema, bool grads)
 {
+    bool average = ema && !s->live_only;
     int rc = 0;
 
     for (size_t i = 0; i < s->p.n; i++) {
         ac_parameter *p = &s->p.p[i];
-        bool fresh = ema && !p->ema;
+        bool fresh = average && !p->ema;
         AC_TRY(make(s, p, &p->m));
         AC_TRY(make(s, p, &p->v));
-        if (ema)
+        if (average)
             AC_TRY(make(s, p, &p->ema));
         if (grads)
             AC_TRY(make(s, p, &p->grad));

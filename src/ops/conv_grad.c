@@ -69,6 +69,32 @@ void ac_conv_bx_dims(const ac_graph *g, const ac_node *n, ac_cv *d)
                  .OH = (int)gy->d[1], .OW = (int)gy->d[2], .stride = at[AC_CV_STRIDE], .top = at[AC_CV_TOP], .left = at[AC_CV_LEFT]};
 }
 
+int ac_conv_bx_as_conv(const ac_graph *g, const ac_node *n, ac_cv *d)
+{
+    ac_cv f;
+
+    ac_conv_bx_dims(g, n, &f);
+    *d = (ac_cv){.B = f.B, .H = f.OH, .W = f.OW, .C = f.K, .K = f.C, .R = f.R, .S = f.S, .OH = f.H, .OW = f.W, .stride = 1, .top = f.top, .left = f.left};
+    if (f.stride > 1)
+        return f.stride;
+    d->top = f.R - 1 - f.top;
+    d->left = f.S - 1 - f.left;
+    return 0;
+}
+
+int64_t ac_conv_bx_tap(int64_t place, int R, int S, const int32_t phase[3])
+{
+    int stride = phase[0];
+
+    for (int p = 0;; p++) {
+        int64_t i = (p / stride + phase[1]) % stride, j = (p % stride + phase[2]) % stride; /* first tap of phase p */
+        int64_t rows = (R - i + stride - 1) / stride, columns = (S - j + stride - 1) / stride;
+        if (place < rows * columns)
+            return (i + stride * (rows - 1 - place / columns)) * S + j + stride * (columns - 1 - place % columns);
+        place -= rows * columns;
+    }
+}
+
 static int infer_bx(ac_graph *g, ac_node *n)
 {
     const ac_shape *gy = ac_shape_of(g, n->in[0]), *w = ac_shape_of(g, n->in[1]);
@@ -135,6 +161,7 @@ static void vjp_bx(ac_graph *g, ac_id y, ac_id u, ac_id gx[AC_MAX_IN])
 
 static const ac_kern kern_bx[] = {
     {"conv_vec", "conv", AC_CLASS_CPU, ac_conv_vec_accepts, ac_conv_bx_vec_prep, ac_conv_bx_vec_setup},
+    {"conv_tile", "gemm_tile", AC_CLASS_GPU, ac_conv_bx_tile_accepts, ac_conv_bx_tile_prep, ac_conv_bx_tile_setup},
     {"conv_bx_any", "gemm_tile", AC_CLASS_ANY, NULL, ac_conv_any_prep, ac_conv_bx_any_setup},
     {0}};
 
@@ -186,15 +213,21 @@ ac_id ac_conv_bx(ac_graph *g, ac_id gy, ac_id w, ac_conv_at c, int64_t height, i
 }
 
 /* ------------------------------------------------------------------------------------------ conv_bw(x [B,H,W,C], gy [B,OH,OW,K]) -> [K,C,R,S]
- * Attributes of conv; at.i[AC_CV_R], at.i[AC_CV_S]: size of the filters. */
+ * Attributes of conv; at.i[AC_CV_R], at.i[AC_CV_S]: size of the filters; at.i[AC_BW_PARTS], if not 0: parts of the pixels, for each of
+ * which a gradient is made, -> [parts K,C,R,S]. */
+
+int64_t ac_conv_bw_parts(const ac_node *n)
+{
+    return AC_MAX(n->at.i[AC_BW_PARTS], 1);
+}
 
 void ac_conv_bw_dims(const ac_graph *g, const ac_node *n, ac_cv *d)
 {
     const ac_shape *x = ac_shape_of(g, n->in[0]), *w = &n->shape;
     const int32_t *at = n->at.i;
 
-    *d = (ac_cv){.B = at[AC_BW_B], .H = (int)x->d[1], .W = (int)x->d[2], .C = (int)w->d[1], .K = (int)w->d[0], .R = (int)w->d[2], .S = (int)w->d[3],
-                 .OH = at[AC_BW_OH], .OW = at[AC_BW_OW], .stride = at[AC_CV_STRIDE], .top = at[AC_CV_TOP], .left = at[AC_CV_LEFT]};
+    *d = (ac_cv){.B = at[AC_BW_B], .H = (int)x->d[1], .W = (int)x->d[2], .C = (int)w->d[1], .K = (int)(w->d[0] / ac_conv_bw_parts(n)), .R = (int)w->d[2],
+                 .S = (int)w->d[3], .OH = at[AC_BW_OH], .OW = at[AC_BW_OW], .stride = at[AC_CV_STRIDE], .top = at[AC_CV_TOP], .left = at[AC_CV_LEFT]};
 }
 
 static int infer_bw(ac_graph *g, ac_node *n)
@@ -206,39 +239,40 @@ static int infer_bw(ac_graph *g, ac_node *n)
     if (x->n != 4 || !fits(n, gy, x->d[1], x->d[2], at[AC_CV_R], at[AC_CV_S]) || x->d[0] != gy->d[0])
         return ac_graph_fail(g, ADDCL_E_SHAPE, "conv_bw: input %s and gradient %s do not fit filters of %dx%d", ac_shape_text(x, a),
                              ac_shape_text(gy, b), at[AC_CV_R], at[AC_CV_S]);
-    n->shape = (ac_shape){4, {gy->d[3], x->d[3], at[AC_CV_R], at[AC_CV_S]}};
+    n->shape = (ac_shape){4, {gy->d[3] * ac_conv_bw_parts(n), x->d[3], at[AC_CV_R], at[AC_CV_S]}};
     at[AC_BW_B] = (int32_t)gy->d[0]; /* kept, because kernels replace the inputs by packed ones */
     at[AC_BW_OH] = (int32_t)gy->d[1];
     at[AC_BW_OW] = (int32_t)gy->d[2];
     return 1;
 }
 
-static double tap_bw(const ac_ref *r, const ac_cv *d, int k, int c, int i, int j)
+/* Sum over the output pixels begin..end, which are counted through all images. */
+static double tap_bw(const ac_ref *r, const ac_cv *d, int64_t begin, int64_t end, int k, int c, int i, int j)
 {
     double sum = 0;
 
-    for (int b = 0; b < d->B; b++)
-        for (int oy = 0; oy < d->OH; oy++)
-            for (int ox = 0; ox < d->OW; ox++) {
-                int y = row_of(d, oy, i, d->top, d->H), x = row_of(d, ox, j, d->left, d->W);
-                if (y >= 0 && x >= 0)
-                    sum += r->in[0][(((int64_t)b * d->H + y) * d->W + x) * d->C + c] *
-                           r->in[1][(((int64_t)b * d->OH + oy) * d->OW + ox) * d->K + k];
-            }
+    for (int64_t m = begin; m < end; m++) {
+        int y = row_of(d, (int)(m / d->OW % d->OH), i, d->top, d->H), x = row_of(d, (int)(m % d->OW), j, d->left, d->W);
+        if (y >= 0 && x >= 0)
+            sum += r->in[0][((m / d->OW / d->OH * d->H + y) * d->W + x) * d->C + c] * r->in[1][m * d->K + k];
+    }
     return sum;
 }
 
 static void ref_bw(const ac_ref *r)
 {
-    int64_t at = 0;
+    int64_t parts = ac_conv_bw_parts(r->n), pixels, span;
+    double *to = r->out;
     ac_cv d;
 
     ac_conv_bw_dims(r->g, r->n, &d);
-    for (int k = 0; k < d.K; k++)
-        for (int c = 0; c < d.C; c++)
-            for (int i = 0; i < d.R; i++)
-                for (int j = 0; j < d.S; j++, at++)
-                    r->out[at] = tap_bw(r, &d, k, c, i, j);
+    pixels = (int64_t)d.B * d.OH * d.OW;
+    span = AC_CEIL_DIV(pixels, parts);
+    for (int64_t begin = 0; begin < parts * span; begin += span)
+        for (int k = 0; k < d.K; k++)
+            for (int c = 0; c < d.C; c++)
+                for (int tap = 0; tap < d.R * d.S; tap++)
+                    *to++ = tap_bw(r, &d, begin, AC_MIN(begin + span, pixels), k, c, tap / d.S, tap % d.S);
 }
 
 static double flop_bw(const ac_graph *g, const ac_node *n)
@@ -259,8 +293,38 @@ static void vjp_bw(ac_graph *g, ac_id y, ac_id u, ac_id gx[AC_MAX_IN])
     gx[1] = ac_conv(g, n.in[0], u, AC_NONE, c);
 }
 
-static const ac_kern kern_bw[] = {{"conv_bw_vec", "conv_grad", AC_CLASS_CPU, NULL, ac_conv_bw_vec_prep, ac_conv_bw_vec_setup},
-                                  {"conv_bw_any", "gemm_tile", AC_CLASS_ANY, NULL, NULL, ac_conv_bw_any_setup}, {0}};
+/* Parts of at least 512 pixels. */
+static int64_t parts_of(const ac_node *n)
+{
+    enum { MOST = 16, PIXELS = 512 };
+    const int32_t *at = n->at.i;
+
+    return AC_MIN((int64_t)at[AC_BW_B] * at[AC_BW_OH] * at[AC_BW_OW] / PIXELS, (int64_t)MOST);
+}
+
+bool ac_conv_bw_in_parts(const ac_limits *lim, const ac_node *n)
+{
+    enum { ENOUGH = 2048 }; /* outputs for each compute unit */
+
+    return !n->at.i[AC_BW_PARTS] && parts_of(n) > 1 && ac_count(&n->shape) < ENOUGH * (int64_t)lim->units;
+}
+
+/* A long sum of few outputs in parts, which other work-items can make, in fixed order. */
+static ac_id lower_bw(ac_graph *g, const ac_node *n)
+{
+    const ac_shape w = n->shape;
+    ac_at at = n->at;
+    ac_id y;
+
+    at.i[AC_BW_PARTS] = (int32_t)parts_of(n);
+    y = ac_add_node(g, &ac_op_conv_bw, n->in, 2, &at);
+    y = ac_reshape(g, y, (ac_shape){2, {at.i[AC_BW_PARTS], ac_count(&w)}});
+    return ac_reshape(g, ac_sum(g, y, 1), w);
+}
+
+static const ac_kern kern_bw[] = {{"conv_bw_vec", "conv_grad", AC_CLASS_CPU, ac_conv_bw_any_accepts, ac_conv_bw_vec_prep, ac_conv_bw_vec_setup},
+                                  {"conv_bw_tile", "gemm_tile", AC_CLASS_GPU, ac_conv_bw_tile_accepts, NULL, ac_conv_bw_tile_setup},
+                                  {"conv_bw_any", "gemm_tile", AC_CLASS_ANY, ac_conv_bw_any_accepts, NULL, ac_conv_bw_any_setup}, {0}};
 
 /* B, H, W, C, OH, OW, K; stride, top, left, bottom, right; R, S */
 #define BW(name, B, H, W, C, OH, OW, K, stride, top, left, bottom, right, R, S)                                        \
@@ -281,6 +345,7 @@ static const ac_case case_bw[] = {
     BW("29x31_patch", 1, 29, 31, 3, 2, 2, 24, 14, 0, 0, 0, 0, 14, 14),
     BW("2x5_filter", 2, 5, 4, 37, 5, 4, 9, 1, 1, 2, 0, 2, 2, 5),
     BW("7x4_filter_s3", 1, 12, 9, 10, 4, 3, 9, 3, 3, 1, 3, 1, 7, 4),
+    BW("parts_3x17x23_5to6", 3, 17, 23, 5, 17, 23, 6, 1, 1, 1, 1, 1, 3, 3),
     BW("wide_padding", 1, 4, 4, 33, 9, 8, 12, 1, 4, 3, 3, 3, 3, 3),
     BW_SPEED(320, 320, 64), BW_SPEED(640, 320, 64), BW_SPEED(960, 320, 64), BW_SPEED(640, 640, 32), BW_SPEED(1280, 640, 32),
     BW_SPEED(1920, 640, 32), BW_SPEED(1280, 1280, 16), BW_SPEED(2560, 1280, 16), BW_SPEED(1280, 1280, 8), BW_SPEED(2560, 1280, 8),
@@ -289,6 +354,7 @@ static const ac_case case_bw[] = {
 const ac_op ac_op_conv_bw = {.name = "conv_bw",
                              .n_in = 2,
                              .infer = infer_bw,
+                             .lower = lower_bw,
                              .vjp = vjp_bw,
                              .ref = ref_bw,
                              .flop = flop_bw,

@@ -1,33 +1,19 @@
-/* elem.c - elementwise ops: unary functions, binary functions with broadcasting, geglu. Fused derivatives: elem_grad.c. */
+/* elem.c - elementwise ops: unary functions, binary functions with broadcasting, geglu. Their derivatives in one pass
+ * are in elem_grad.c. */
 #include "ops/ops.h"
 
 #include <math.h>
 
 #include "ops/nest.h"
 
-/* Vectors per work-item: a CPU core takes a run of memory, a GPU work-item one vector. */
-static int vector_width(const ac_limits *lim)
-{
-    return lim->cls == AC_CLASS_CPU ? lim->vw : 4;
-}
-
-static int span(const ac_limits *lim)
-{
-    return lim->cls == AC_CLASS_CPU ? 64 : 1;
-}
-
-static size_t local_size(const ac_limits *lim)
-{
-    return lim->cls == AC_CLASS_CPU ? 1 : 64;
-}
-
+/* One operation an element: what counts here is memory. */
 static double count_flop(const ac_graph *g, const ac_node *n)
 {
     (void)g;
     return (double)ac_count(&n->shape);
 }
 
-/* ------------------------------------------------------------------------------------------ unary: y = f(x; f0, f1) */
+/* ------------------------------------------------------------------------------------------ unary: f(x; f0, f1) */
 
 static int infer_unary(ac_graph *g, ac_node *n)
 {
@@ -40,15 +26,13 @@ static void setup_unary(const ac_limits *lim, const ac_graph *g, const ac_node *
     int64_t count = ac_count(&n->shape);
 
     (void)g;
-    ac_def(l, "VW=%d", vector_width(lim));
-    ac_def(l, "SPAN=%d", span(lim));
     ac_def(l, "U=u_%s", n->op->name);
     ac_arg_buf(l, -1);
     ac_arg_buf(l, 0);
     ac_arg_int(l, count);
     ac_arg_float(l, (double)n->at.f[0]);
     ac_arg_float(l, (double)n->at.f[1]);
-    ac_grid1(l, (size_t)AC_CEIL_DIV(count, (int64_t)vector_width(lim) * span(lim)), local_size(lim));
+    ac_run_grid(lim, count, l);
 }
 
 static const ac_kern kern_unary[] = {{"unary", "elem", AC_CLASS_ANY, NULL, NULL, setup_unary}, {0}};
@@ -80,7 +64,7 @@ UNARY_REF(relu, x > 0 ? x : 0)
 UNARY_REF(silu, x / (1 + exp(-x)))
 UNARY_REF(gelu, gelu_double(x))
 UNARY_REF(quick_gelu, x / (1 + exp(-1.702 * x)))
-UNARY_REF(clamp, x < a ? a : x > b ? b : x)
+UNARY_REF(clamp, x<a ? a : x> b ? b : x)
 UNARY_REF(leaky_relu, x > 0 ? x : a * x)
 UNARY_REF(pow, pow(x, a))
 UNARY_REF(abs, fabs(x))
@@ -110,7 +94,7 @@ UNARY_VJP(leaky_relu, ac_leaky_relu_bx(g, y, gy, a))
 UNARY_VJP(pow, ac_scale(g, ac_mul(g, gy, ac_pow(g, x, a - 1)), a, 0))
 UNARY_VJP(abs, ac_abs_bx(g, x, gy))
 
-/* Cases: sizes around the vector width and a run's end; log and sqrt take the squares (AC_CASE_POSITIVE). */
+/* Sizes around the vector width and a run's end. */
 #define UNARY_CASES(name, a, b)                                                                                        \
     static const ac_case case_##name[] = {{"1", AC_SMALL, {{1, {1}}}, {{0}, {a, b}}, 2e-6},                            \
                                           {"2x3x5x7", AC_SMALL, {{4, {2, 3, 5, 7}}}, {{0}, {a, b}}, 2e-6},             \
@@ -194,6 +178,7 @@ ac_id ac_pow(ac_graph *g, ac_id x, double p)
 
 /* ------------------------------------------------------------------------------------------ binary: y = f(a, b) */
 
+/* Dimensions of 1, and those that the shorter shape does not have, repeat. */
 static int infer_binary(ac_graph *g, ac_node *n)
 {
     const ac_shape *a = ac_shape_of(g, n->in[0]), *b = ac_shape_of(g, n->in[1]);
@@ -210,6 +195,8 @@ static int infer_binary(ac_graph *g, ac_node *n)
     return 1;
 }
 
+/* Rows are as long as both operands go on evenly: a whole tensor for equal shapes, C or more elements for a vector [C].
+ */
 static void setup_binary(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
     const int last = AC_DIMS - 1;
@@ -275,17 +262,18 @@ BINARY_VJP(div, ac_div(g, gy, b), ac_scale(g, ac_div(g, ac_mul(g, gy, y), b), -1
         return ac_add_node(g, &ac_op_##op_name, (ac_id[]){a, b}, 2, NULL);                                             \
     }
 
-static const ac_case case_binary[] = {{"same_7x33", AC_SMALL, {{2, {7, 33}}, {2, {7, 33}}}, {{0}, {0}}, 1e-6},
-                                      {"same_2100", AC_SMALL, {{1, {2100}}, {1, {2100}}}, {{0}, {0}}, 1e-6},
-                                      {"same_2x3x5x7", AC_SMALL, {{4, {2, 3, 5, 7}}, {4, {2, 3, 5, 7}}}, {{0}, {0}}, 1e-6},
-                                      {"vector", AC_SMALL, {{4, {2, 3, 5, 7}}, {1, {7}}}, {{0}, {0}}, 1e-6},
-                                      {"per_batch", AC_SMALL, {{4, {2, 3, 5, 7}}, {4, {2, 1, 1, 7}}}, {{0}, {0}}, 1e-6},
-                                      {"outer", AC_SMALL, {{3, {3, 1, 5}}, {3, {1, 4, 1}}}, {{0}, {0}}, 1e-6},
-                                      {"scalar", AC_SMALL, {{2, {9, 11}}, {1, {1}}}, {{0}, {0}}, 1e-6},
-                                      {"column", AC_SMALL, {{3, {3, 5, 37}}, {3, {3, 5, 1}}}, {{0}, {0}}, 1e-6},
-                                      {"nested", AC_SMALL, {{4, {2, 3, 4, 5}}, {4, {1, 3, 1, 5}}}, {{0}, {0}}, 1e-6},
-                                      {"first_small", AC_SMALL, {{1, {1}}, {2, {9, 11}}}, {{0}, {0}}, 1e-6},
-                                      {0}};
+static const ac_case case_binary[] = {
+    {"same_7x33", AC_SMALL, {{2, {7, 33}}, {2, {7, 33}}}, {{0}, {0}}, 1e-6},
+    {"same_2100", AC_SMALL, {{1, {2100}}, {1, {2100}}}, {{0}, {0}}, 1e-6},
+    {"same_2x3x5x7", AC_SMALL, {{4, {2, 3, 5, 7}}, {4, {2, 3, 5, 7}}}, {{0}, {0}}, 1e-6},
+    {"vector", AC_SMALL, {{4, {2, 3, 5, 7}}, {1, {7}}}, {{0}, {0}}, 1e-6},
+    {"per_batch", AC_SMALL, {{4, {2, 3, 5, 7}}, {4, {2, 1, 1, 7}}}, {{0}, {0}}, 1e-6},
+    {"outer", AC_SMALL, {{3, {3, 1, 5}}, {3, {1, 4, 1}}}, {{0}, {0}}, 1e-6},
+    {"scalar", AC_SMALL, {{2, {9, 11}}, {1, {1}}}, {{0}, {0}}, 1e-6},
+    {"column", AC_SMALL, {{3, {3, 5, 37}}, {3, {3, 5, 1}}}, {{0}, {0}}, 1e-6},
+    {"nested", AC_SMALL, {{4, {2, 3, 4, 5}}, {4, {1, 3, 1, 5}}}, {{0}, {0}}, 1e-6},
+    {"first_small", AC_SMALL, {{1, {1}}, {2, {9, 11}}}, {{0}, {0}}, 1e-6},
+    {0}};
 BINARY(add, AC_OP_ADD, a + b)
 BINARY(sub, 0, a - b)
 BINARY(mul, 0, a *b)
@@ -293,11 +281,13 @@ BINARY(div, AC_OP_POSITIVE, a / b)
 
 /* ------------------------------------------------------------------------------------------ geglu */
 
+/* y = a gelu(b), x = [a | b]: Shazeer 2020, "GLU variants improve transformer". */
 static int infer_geglu(ac_graph *g, ac_node *n)
 {
     n->shape = *ac_shape_of(g, n->in[0]);
     if (n->shape.d[n->shape.n - 1] % 2)
-        return ac_graph_fail(g, ADDCL_E_SHAPE, "geglu: the last dimension %lld is odd", (long long)n->shape.d[n->shape.n - 1]);
+        return ac_graph_fail(g, ADDCL_E_SHAPE, "geglu: the last dimension %lld is odd",
+                             (long long)n->shape.d[n->shape.n - 1]);
     n->shape.d[n->shape.n - 1] /= 2;
     return 1;
 }
@@ -328,9 +318,9 @@ static void vjp_geglu(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
 
 static const ac_kern kern_geglu[] = {{"geglu", "elem", AC_CLASS_ANY, NULL, NULL, setup_geglu}, {0}};
 static const ac_case case_geglu[] = {{"5x26", AC_SMALL, {{2, {5, 26}}}, {{0}, {0}}, 2e-6},
-                                      {"2x3x128", AC_SMALL, {{3, {2, 3, 128}}}, {{0}, {0}}, 2e-6},
-                                      {"4096x2560", AC_FULL, {{2, {4096, 2560}}}, {{0}, {0}}, 2e-6},
-                                      {0}};
+                                     {"2x3x128", AC_SMALL, {{3, {2, 3, 128}}}, {{0}, {0}}, 2e-6},
+                                     {"4096x2560", AC_FULL, {{2, {4096, 2560}}}, {{0}, {0}}, 2e-6},
+                                     {0}};
 const ac_op ac_op_geglu = {.name = "geglu",
                            .n_in = 1,
                            .infer = infer_geglu,

@@ -1,4 +1,5 @@
-/* elem_grad.c - fused derivatives of elementwise functions: one pass over x (or y) and the gradient gy gives that of x. */
+/* elem_grad.c - fused derivatives of elementwise functions: one pass over x (or y) and the gradient gy gives that of x.
+ */
 #include "ops/ops.h"
 
 #include <math.h>
@@ -19,8 +20,8 @@ static int bad_gradient(ac_graph *g, const ac_node *n)
                          ac_shape_text(ac_shape_of(g, n->in[1]), gy), ac_shape_text(ac_shape_of(g, n->in[0]), x));
 }
 
-/* ------------------------------------------------------------------------------------------ gx = gy f'(x; f0, f1)
- * The attributes are those of f. Where f' is a step function it has no gradient itself. */
+/* ------------------------------------------------------------------------------------------ unary */
+/* gx = gy f'(x; f0, f1) with the attributes of f. Where f' is a step function it has no gradient itself. */
 
 static int infer_same(ac_graph *g, ac_node *n)
 {
@@ -30,20 +31,16 @@ static int infer_same(ac_graph *g, ac_node *n)
 
 static void setup_unary_bx(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
-    bool cpu = lim->cls == AC_CLASS_CPU;
-    int vw = cpu ? lim->vw : 4, span = cpu ? 64 : 1;
     int64_t count = ac_count(&n->shape);
 
     (void)g;
-    ac_def(l, "VW=%d", vw);
-    ac_def(l, "SPAN=%d", span);
     ac_def(l, "D=d_%s", n->op->name);
     for (int k = -1; k < 2; k++)
         ac_arg_buf(l, k);
     ac_arg_int(l, count);
     ac_arg_float(l, (double)n->at.f[0]);
     ac_arg_float(l, (double)n->at.f[1]);
-    ac_grid1(l, (size_t)AC_CEIL_DIV(count, (int64_t)vw * span), cpu ? 1 : 64);
+    ac_run_grid(lim, count, l);
 }
 
 static const ac_kern kern_unary_bx[] = {{"unary_bx", "elem", AC_CLASS_ANY, NULL, NULL, setup_unary_bx}, {0}};
@@ -66,6 +63,7 @@ static double swish_slope(double x, double k)
     return s * (1 + k * x * (1 - s));
 }
 
+/* f' as an expression in x and the attributes a, b. */
 #define SLOPE_REF(name, expr)                                                                                          \
     static void ref_##name(const ac_ref *r)                                                                            \
     {                                                                                                                  \
@@ -78,7 +76,7 @@ static double swish_slope(double x, double k)
         }                                                                                                              \
     }
 SLOPE_REF(leaky_relu_bx, x > 0 ? 1 : a)
-SLOPE_REF(clamp_bx, x < a || x > b ? 0 : 1)
+SLOPE_REF(clamp_bx, x<a || x> b ? 0 : 1)
 SLOPE_REF(abs_bx, (x > 0) - (x < 0))
 SLOPE_REF(silu_bx, swish_slope(x, 1))
 SLOPE_REF(quick_gelu_bx, swish_slope(x, 1.702))
@@ -94,6 +92,7 @@ static void vjp_slope(ac_graph *g, ac_id y, ac_id gy, ac_id curve, ac_id gx[AC_M
         gx[0] = ac_mul(g, ac_mul(g, gy, n.in[1]), curve);
 }
 
+/* f' has steps only. */
 static void vjp_step(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
 {
     vjp_slope(g, y, gy, AC_NONE, gx);
@@ -127,6 +126,7 @@ static void vjp_gelu_bx(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
     vjp_slope(g, y, gy, ac_mul(g, density, ac_scale(g, square, -1, 2)), gx);
 }
 
+/* Sizes around the vector width and a run's end. */
 #define SLOPE_CASES(name, a, b)                                                                                        \
     static const ac_case case_##name[] = {{"1", AC_SMALL, {{1, {1}}, {1, {1}}}, {{0}, {a, b}}, 2e-6},                  \
                                           {"3x5x7", AC_SMALL, {{3, {3, 5, 7}}, {3, {3, 5, 7}}}, {{0}, {a, b}}, 2e-6},  \
@@ -190,7 +190,8 @@ ac_id ac_gelu_bx(ac_graph *g, ac_id x, ac_id gy)
     return add_slope(g, &ac_op_gelu_bx, x, gy, 0, 0);
 }
 
-/* ------------------------------------------------------------------------------------------ geglu_bx(x [..,2N], gy [..,N]) -> [..,2N] */
+/* ------------------------------------------------------------------------------------------ geglu_bx */
+/* x [..,2N], gy [..,N] -> [..,2N] */
 
 static int infer_geglu_bx(ac_graph *g, ac_node *n)
 {
@@ -237,10 +238,11 @@ static void setup_geglu_bx(const ac_limits *lim, const ac_graph *g, const ac_nod
 }
 
 static const ac_kern kern_geglu_bx[] = {{"geglu_bx", "elem", AC_CLASS_ANY, NULL, NULL, setup_geglu_bx}, {0}};
-static const ac_case case_geglu_bx[] = {{"5x26", AC_SMALL, {{2, {5, 26}}, {2, {5, 13}}}, {{0}, {0}}, 2e-6},
-                                        {"2x3x128", AC_SMALL, {{3, {2, 3, 128}}, {3, {2, 3, 64}}}, {{0}, {0}}, 2e-6},
-                                        {"4096x2560", AC_FULL, {{2, {4096, 2560}}, {2, {4096, 1280}}}, {{0}, {0}}, 2e-6},
-                                        {0}};
+static const ac_case case_geglu_bx[] = {
+    {"5x26", AC_SMALL, {{2, {5, 26}}, {2, {5, 13}}}, {{0}, {0}}, 2e-6},
+    {"2x3x128", AC_SMALL, {{3, {2, 3, 128}}, {3, {2, 3, 64}}}, {{0}, {0}}, 2e-6},
+    {"4096x2560", AC_FULL, {{2, {4096, 2560}}, {2, {4096, 1280}}}, {{0}, {0}}, 2e-6},
+    {0}};
 const ac_op ac_op_geglu_bx = {.name = "geglu_bx",
                               .n_in = 2,
                               .infer = infer_geglu_bx,

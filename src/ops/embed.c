@@ -6,7 +6,8 @@
 
 #include "base/rng.h"
 
-/* ------------------------------------------------------------------------------------------ embed(table [V,C], ids [B,T]) -> [B,T,C] */
+/* ------------------------------------------------------------------------------------------ embed */
+/* table [V,C], ids [B,T] -> [B,T,C] */
 
 static int infer_embed(ac_graph *g, ac_node *n)
 {
@@ -70,8 +71,9 @@ ac_id ac_embed(ac_graph *g, ac_id table, ac_id ids)
     return ac_add_node(g, &ac_op_embed, (ac_id[]){table, ids}, 2, NULL);
 }
 
-/* ------------------------------------------------------------------------------------------ embed_bx(ids [B,T], gy [B,T,C]) -> [V,C]
- * The gradient of the table: row v takes the sum of gy where the id is v, in the order of the ids. at.i[0] V. */
+/* ------------------------------------------------------------------------------------------ embed_bx */
+/* ids [B,T], gy [B,T,C] -> [V,C], the gradient of the table: row v takes the sum of gy where the id is v, in the order
+ * of the ids. at.i: 0 V */
 
 static int infer_embed_bx(ac_graph *g, ac_node *n)
 {
@@ -93,6 +95,7 @@ static void ref_embed_bx(const ac_ref *r)
             r->out[(int64_t)r->in[0][m] * C + c] += r->in[1][m * C + c];
 }
 
+/* Linear in gy: the gradient's own gradient looks its rows up. */
 static void vjp_embed_bx(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
 {
     gx[1] = ac_embed(g, gy, ac_at_node(g, y)->in[0]);
@@ -121,11 +124,12 @@ static void setup_embed_bx(const ac_limits *lim, const ac_graph *g, const ac_nod
 }
 
 static const ac_kern kern_embed_bx[] = {{"embed_bx", "embed", AC_CLASS_ANY, NULL, NULL, setup_embed_bx}, {0}};
-static const ac_case case_embed_bx[] = {{"37x2_50x24", AC_SMALL, {{2, {37, 2}}, {3, {37, 2, 24}}}, {{50}, {0}}, 1e-6},
-                                        {"1x40_1x5", AC_SMALL, {{2, {1, 40}}, {3, {1, 40, 5}}}, {{1}, {0}}, 1e-6},
-                                        {"9x3_1100x33", AC_SMALL, {{2, {9, 3}}, {3, {9, 3, 33}}}, {{1100}, {0}}, 1e-6},
-                                        {"308_49408x1024", AC_FULL, {{2, {308, 1}}, {3, {308, 1, 1024}}}, {{49408}, {0}}, 1e-6},
-                                        {0}};
+static const ac_case case_embed_bx[] = {
+    {"37x2_50x24", AC_SMALL, {{2, {37, 2}}, {3, {37, 2, 24}}}, {{50}, {0}}, 1e-6},
+    {"1x40_1x5", AC_SMALL, {{2, {1, 40}}, {3, {1, 40, 5}}}, {{1}, {0}}, 1e-6},
+    {"9x3_1100x33", AC_SMALL, {{2, {9, 3}}, {3, {9, 3, 33}}}, {{1100}, {0}}, 1e-6},
+    {"308_49408x1024", AC_FULL, {{2, {308, 1}}, {3, {308, 1, 1024}}}, {{49408}, {0}}, 1e-6},
+    {0}};
 const ac_op ac_op_embed_bx = {.name = "embed_bx",
                               .n_in = 2,
                               .ints = 1,
@@ -141,9 +145,10 @@ ac_id ac_embed_bx(ac_graph *g, ac_id ids, ac_id gy, int64_t rows)
     return ac_add_node(g, &ac_op_embed_bx, (ac_id[]){ids, gy}, 2, &at);
 }
 
-/* ------------------------------------------------------------------------------------------ time_embed(t [B]) -> [B, dim]
- * at.i[0] dim, at.i[1] flip (cos before sin), at.f[0] shift. Frequencies exp(-ln(10000) i / (dim/2 - shift)), as diffusers'
- * get_timestep_embedding makes them in f32: the reference uses floats too, because t = 999 magnifies their rounding. */
+/* ------------------------------------------------------------------------------------------ time_embed */
+/* t [B] -> [B, dim]. at.i[0] dim, at.i[1] flip (cos before sin), at.f[0] shift. Frequencies exp(-ln(10000) i / (dim/2 -
+ * shift)), as diffusers' get_timestep_embedding makes them in f32: the reference uses floats too, because t = 999
+ * magnifies their rounding. */
 
 static int infer_time_embed(ac_graph *g, ac_node *n)
 {
@@ -198,9 +203,9 @@ ac_id ac_time_embed(ac_graph *g, ac_id t, int dim, bool flip, double shift)
     return ac_add_node(g, &ac_op_time_embed, &t, 1, &at);
 }
 
-/* ------------------------------------------------------------------------------------------ randn(key [4]) -> shape
- * key: low and high word of the seed, stream, call. Element 4i+j from word j of Philox4x32-10 at counter (call, stream, i, 0);
- * Box-Muller on the pairs (0,1) and (2,3). at.i[0..3] dimensions, at.i[4] their number. */
+/* ------------------------------------------------------------------------------------------ randn */
+/* key: low and high word of the seed, stream, call. Element 4i+j from word j of Philox4x32-10 at counter (call, stream,
+ * i, 0); Box-Muller on the pairs (0,1) and (2,3). at.i[0..3] dimensions, at.i[4] their number. */
 
 static int infer_randn(ac_graph *g, ac_node *n)
 {
@@ -243,8 +248,13 @@ static const ac_kern kern_randn[] = {{"randn_any", "embed", AC_CLASS_ANY, NULL, 
 static const ac_case case_randn[] = {{"3x7x11", AC_SMALL, {{1, {4}}}, {{3, 7, 11, 0, 3}, {0}}, 1e-5},
                                      {"1", AC_SMALL, {{1, {4}}}, {{1, 0, 0, 0, 1}, {0}}, 1e-5},
                                      {0}};
-const ac_op ac_op_randn = {
-    .name = "randn", .n_in = 1, .ints = 1, .infer = infer_randn, .ref = ref_randn, .kern = kern_randn, .cases = case_randn};
+const ac_op ac_op_randn = {.name = "randn",
+                           .n_in = 1,
+                           .ints = 1,
+                           .infer = infer_randn,
+                           .ref = ref_randn,
+                           .kern = kern_randn,
+                           .cases = case_randn};
 
 ac_id ac_randn(ac_graph *g, ac_id key, ac_shape s)
 {

@@ -135,10 +135,44 @@ static ac_id ungated(ac_graph *g, const ac_node *n)
     return ac_add_node(g, &ac_op_matmul, n->in, n->n_in, &at);
 }
 
-/* geglu as an op of its own, for kernels that have it not. */
+/* A^T B of stored A [K, M] and B [K, N] is the sum of the products of their parts. How many of 512 or more rows; 1: it is no such
+ * product, or has an epilogue. */
+static int64_t parts_of(const ac_graph *g, const ac_node *n)
+{
+    enum { MOST = 16, ROWS = 512 };
+    const ac_shape *a = ac_shape_of(g, n->in[0]);
+    int64_t parts = 1;
+
+    if (!n->at.i[AC_MM_TA] || n->at.i[AC_MM_TB] || n->at.i[AC_MM_GEGLU] || n->at.i[AC_AT_ACT] || a->n != 2 ||
+        n->in[AC_EP_BIAS] != AC_NONE || n->in[AC_EP_ROW] != AC_NONE)
+        return 1;
+    while (parts < MOST && a->d[0] % (2 * parts) == 0 && a->d[0] / (2 * parts) >= ROWS)
+        parts *= 2;
+    return parts;
+}
+
+bool ac_matmul_in_parts(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+{
+    const int64_t enough = lim->cls == AC_CLASS_CPU ? 16384 : 2048; /* outputs for each compute unit */
+    ac_mm d;
+
+    ac_matmul_dims(g, n, &d);
+    return parts_of(g, n) > 1 && d.M * d.N < enough * (int64_t)lim->units;
+}
+
+/* Geglu as an op of its own, for kernels that have it not; a long sum in parts, which other work-items can make, in fixed order. */
 static ac_id lower(ac_graph *g, const ac_node *n)
 {
-    return ac_geglu(g, ungated(g, n));
+    const ac_shape a = *ac_shape_of(g, n->in[0]), b = *ac_shape_of(g, n->in[1]), y = n->shape;
+    int64_t parts = parts_of(g, n);
+    ac_id res = n->in[AC_EP_RES], sum;
+
+    if (parts == 1)
+        return ac_geglu(g, ungated(g, n));
+    sum = ac_matmul(g, ac_reshape(g, n->in[0], (ac_shape){3, {parts, a.d[0] / parts, a.d[1]}}),
+                    ac_reshape(g, n->in[1], (ac_shape){3, {parts, b.d[0] / parts, b.d[1]}}), true, false);
+    sum = ac_reshape(g, ac_sum(g, sum, 1), y);
+    return res == AC_NONE ? sum : ac_add(g, sum, res);
 }
 
 /* Y = A B: the gradient of A is gY B^T, that of B is A^T gY; of a stored transposed factor the transposed. Of a shared b the rows
@@ -193,6 +227,7 @@ static void blas_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n
 }
 
 static const ac_kern kern[] = {
+    {"matmul_tn_vec", "matmul", AC_CLASS_CPU, ac_matmul_tn_vec_accepts, NULL, ac_matmul_tn_vec_setup},
     {"matmul_vec", "matmul", AC_CLASS_CPU, ac_matmul_vec_accepts, ac_matmul_vec_prep, ac_matmul_vec_setup},
     {"matmul_tile", "gemm_tile", AC_CLASS_GPU, ac_matmul_tile_accepts, ac_matmul_tile_prep, ac_matmul_tile_setup},
     {"matmul_any", "gemm_tile", AC_CLASS_ANY, ac_matmul_any_accepts, ac_matmul_tile_prep, ac_matmul_any_setup},
@@ -201,6 +236,7 @@ static const ac_kern kern[] = {
 
 #define MM(name, M, N, K, ...) {name, AC_SMALL, {{2, {M, K}}, {2, {N, K}}, __VA_ARGS__}, {{0, 1}, {0}}, 1e-5}
 #define SPEED(M, N, K) {#M "x" #N "x" #K, AC_FULL, {{2, {M, K}}, {2, {N, K}}}, {{0, 1}, {0}}, 1e-5}
+#define DW_SPEED(M, N, K) {"dw_" #M "x" #N "x" #K, AC_FULL, {{2, {K, M}}, {2, {K, N}}}, {{1, 0}, {0}}, 1e-5}
 static const ac_case cases[] = {
     MM("13x37x29", 13, 37, 29, {0}),
     MM("1x5x300", 1, 5, 300, {0}),
@@ -211,6 +247,10 @@ static const ac_case cases[] = {
     {"tiles_tn_150x140x40", AC_SMALL, {{2, {40, 150}}, {2, {40, 140}}}, {{1, 0}, {0}}, 1e-5},
     {"ta_19x21x17", AC_SMALL, {{2, {17, 19}}, {2, {21, 17}}}, {{1, 1}, {0}}, 1e-5},
     {"nn_19x21x17", AC_SMALL, {{2, {19, 17}}, {2, {17, 21}}}, {{0, 0}, {0}}, 1e-5},
+    {"tn_13x70x1000", AC_SMALL, {{2, {1000, 13}}, {2, {1000, 70}}}, {{1, 0}, {0}}, 1e-5},
+    {"tn_parts_13x40x4096", AC_SMALL, {{2, {4096, 13}}, {2, {4096, 40}}}, {{1, 0}, {0}}, 1e-5},
+    {"tn_all_silu", AC_SMALL, {{2, {21, 15}}, {2, {21, 35}}, {1, {35}}, {0}, {2, {15, 35}}}, {{1, 0, [AC_AT_ACT] = AC_ACT_SILU}, {0}}, 1e-5},
+    {"batch_tn_4x9x33x13", AC_SMALL, {{3, {4, 13, 9}}, {3, {4, 13, 33}}}, {{1, 0}, {0}}, 1e-5},
     {"tn_19x40x17", AC_SMALL, {{2, {17, 19}}, {2, {17, 40}}}, {{1, 0}, {0}}, 1e-5},
     {"batch_2x3x9x11x13", AC_SMALL, {{4, {2, 3, 9, 13}}, {4, {2, 3, 13, 11}}}, {{0, 0}, {0}}, 1e-5},
     {"batch_ta_4x9x11x13", AC_SMALL, {{3, {4, 13, 9}}, {3, {4, 11, 13}}}, {{1, 1}, {0}}, 1e-5},
@@ -223,6 +263,8 @@ static const ac_case cases[] = {
     SPEED(4096, 320, 320), SPEED(4096, 2560, 320), SPEED(4096, 320, 1280), SPEED(1024, 640, 640), SPEED(1024, 5120, 640),
     SPEED(1024, 640, 2560), SPEED(256, 1280, 1280), SPEED(256, 10240, 1280), SPEED(256, 1280, 5120), SPEED(77, 1024, 1024),
     SPEED(77, 4096, 1024), SPEED(77, 1024, 4096),
+    DW_SPEED(320, 320, 4096), DW_SPEED(2560, 320, 4096), DW_SPEED(5120, 640, 1024), DW_SPEED(1280, 1280, 256), DW_SPEED(64, 64, 16384),
+    DW_SPEED(512, 64, 16384), DW_SPEED(64, 256, 16384), DW_SPEED(192, 192, 1024),
     {0}};
 const ac_op ac_op_matmul = {.name = "matmul",
                             .n_in = 2,

@@ -20,8 +20,9 @@ static int bad_axis(ac_graph *g, const ac_node *n, const ac_shape *x, int axis)
     return ac_graph_fail(g, ADDCL_E_SHAPE, "%s: axis %d of %s", n->op->name, axis, ac_shape_text(x, t));
 }
 
-/* ------------------------------------------------------------------------------------------ y[i0,i1,i2,i3] = x[from + i0 s0 + ... + i3 s3]
- * is what transpose, slice and broadcast come to. */
+/* ------------------------------------------------------------------------------------------ strided copies */
+
+/* transpose, slice and broadcast come to y[i0,i1,i2,i3] = x[from + i0 s0 + i1 s1 + i2 s2 + i3 s3]. */
 
 /* Sizes and steps; returns `from`. */
 static int64_t strided(const ac_shape *x, const ac_node *n, ac_nest *t)
@@ -114,6 +115,7 @@ static void setup_squares(const ac_limits *lim, const ac_graph *g, const ac_node
     ac_grid1(l, (size_t)(t.d[0] * t.d[1] * down * across), 1);
 }
 
+/* Any order of dimensions, an element at a time. */
 static void setup_any(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
     ac_nest t;
@@ -134,7 +136,8 @@ static const ac_kern kern_strided[] = {{"strided_rows", "move", AC_CLASS_ANY, ac
                                        {"strided_any", "move", AC_CLASS_ANY, NULL, NULL, setup_any},
                                        {0}};
 
-/* ------------------------------------------------------------------------------------------ transpose: at.i[k] source of dimension k */
+/* ------------------------------------------------------------------------------------------ transpose */
+/* at.i[k]: the source of dimension k */
 
 static int infer_transpose(ac_graph *g, ac_node *n)
 {
@@ -153,6 +156,7 @@ static int infer_transpose(ac_graph *g, ac_node *n)
     return 1;
 }
 
+/* The inverse permutation. */
 static void vjp_transpose(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
 {
     const ac_node *n = ac_at_node(g, y);
@@ -190,7 +194,8 @@ ac_id ac_transpose(ac_graph *g, ac_id x, int p0, int p1, int p2, int p3)
     return ac_add_node(g, &ac_op_transpose, &x, 1, &at);
 }
 
-/* ------------------------------------------------------------------------------------------ slice: at.i[0] axis, at.i[1] first, at.i[2] number */
+/* ------------------------------------------------------------------------------------------ slice */
+/* at.i: 0 axis, 1 first, 2 number */
 
 static int infer_slice(ac_graph *g, ac_node *n)
 {
@@ -202,7 +207,8 @@ static int infer_slice(ac_graph *g, ac_node *n)
     if (axis < 0 || axis >= x->shape.n)
         return bad_axis(g, n, &x->shape, axis);
     if (n->at.i[1] < 0 || n->at.i[2] < 1 || (int64_t)n->at.i[1] + n->at.i[2] > x->shape.d[axis])
-        return ac_graph_fail(g, ADDCL_E_SHAPE, "slice: %d from %d of a dimension of %" PRId64, n->at.i[2], n->at.i[1], x->shape.d[axis]);
+        return ac_graph_fail(g, ADDCL_E_SHAPE, "slice: %d from %d of a dimension of %" PRId64, n->at.i[2], n->at.i[1],
+                             x->shape.d[axis]);
     n->shape.d[axis] = n->at.i[2];
     return 1;
 }
@@ -221,8 +227,14 @@ static const ac_case case_slice[] = {{"first", AC_SMALL, {{3, {5, 4, 3}}}, {{0, 
                                      {"column", AC_SMALL, {{2, {70, 3}}}, {{1, 1, 1}, {0}}, 1e-9},
                                      {"wide", AC_SMALL, {{3, {2, 3, 90}}}, {{2, 9, 70}, {0}}, 1e-9},
                                      {0}};
-const ac_op ac_op_slice = {
-    .name = "slice", .n_in = 1, .typed = 1, .infer = infer_slice, .vjp = vjp_slice, .ref = ref_strided, .kern = kern_strided, .cases = case_slice};
+const ac_op ac_op_slice = {.name = "slice",
+                           .n_in = 1,
+                           .typed = 1,
+                           .infer = infer_slice,
+                           .vjp = vjp_slice,
+                           .ref = ref_strided,
+                           .kern = kern_strided,
+                           .cases = case_slice};
 
 ac_id ac_slice(ac_graph *g, ac_id x, int axis, int64_t from, int64_t n)
 {
@@ -233,8 +245,8 @@ ac_id ac_slice(ac_graph *g, ac_id x, int axis, int64_t from, int64_t n)
     return ac_add_node(g, &ac_op_slice, &x, 1, &at);
 }
 
-/* ------------------------------------------------------------------------------------------ rows of y that hold rows of x
- * pad and concat see a tensor as [outer, axis inner]. */
+/* ------------------------------------------------------------------------------------------ pad, concat */
+/* They see a tensor as rows [outer, axis inner] that hold rows of their inputs. */
 
 /* Elements of a row: from one index before the axis to the next. */
 static int64_t row_of(const ac_shape *s, int axis)
@@ -242,7 +254,7 @@ static int64_t row_of(const ac_shape *s, int axis)
     return stride_of(s, axis) * s->d[axis];
 }
 
-/* pad: at.i[0] axis, at.i[1] zeros before, at.i[2] zeros after */
+/* pad. at.i: 0 axis, 1 zeros before, 2 zeros after */
 
 static int infer_pad(ac_graph *g, ac_node *n)
 {
@@ -259,7 +271,8 @@ static int infer_pad(ac_graph *g, ac_node *n)
 static void ref_pad(const ac_ref *r)
 {
     int axis = r->n->at.i[0];
-    int64_t inner = stride_of(&r->n->shape, axis), d = r->n->shape.d[axis], dx = r->shape[0]->d[axis], count = ac_count(&r->n->shape);
+    int64_t inner = stride_of(&r->n->shape, axis), d = r->n->shape.d[axis], dx = r->shape[0]->d[axis],
+            count = ac_count(&r->n->shape);
 
     for (int64_t i = 0; i < count; i++) {
         int64_t at = i / inner % d - r->n->at.i[1];
@@ -293,7 +306,8 @@ static const ac_case case_pad[] = {{"first", AC_SMALL, {{3, {5, 4, 3}}}, {{0, 1,
                                    {"middle", AC_SMALL, {{4, {2, 6, 5, 7}}}, {{2, 1, 1}, {0}}, 1e-9},
                                    {"wide", AC_SMALL, {{2, {3, 70}}}, {{1, 41, 38}, {0}}, 1e-9},
                                    {0}};
-const ac_op ac_op_pad = {.name = "pad", .n_in = 1, .infer = infer_pad, .vjp = vjp_pad, .ref = ref_pad, .kern = kern_pad, .cases = case_pad};
+const ac_op ac_op_pad = {
+    .name = "pad", .n_in = 1, .infer = infer_pad, .vjp = vjp_pad, .ref = ref_pad, .kern = kern_pad, .cases = case_pad};
 
 ac_id ac_pad(ac_graph *g, ac_id x, int axis, int before, int after)
 {
@@ -304,7 +318,7 @@ ac_id ac_pad(ac_graph *g, ac_id x, int axis, int before, int after)
     return ac_add_node(g, &ac_op_pad, &x, 1, &at);
 }
 
-/* concat: at.i[0] axis */
+/* concat. at.i: 0 axis */
 
 static int infer_concat(ac_graph *g, ac_node *n)
 {
@@ -317,7 +331,8 @@ static int infer_concat(ac_graph *g, ac_node *n)
         return bad_axis(g, n, a, axis);
     n->shape.d[axis] = b->n == a->n ? b->d[axis] : -1;
     if (!ac_same_shape(&n->shape, b))
-        return ac_graph_fail(g, ADDCL_E_SHAPE, "concat: %s and %s do not fit along axis %d", ac_shape_text(a, ta), ac_shape_text(b, tb), axis);
+        return ac_graph_fail(g, ADDCL_E_SHAPE, "concat: %s and %s do not fit along axis %d", ac_shape_text(a, ta),
+                             ac_shape_text(b, tb), axis);
     n->shape.d[axis] = a->d[axis] + b->d[axis];
     return 1;
 }
@@ -325,11 +340,13 @@ static int infer_concat(ac_graph *g, ac_node *n)
 static void ref_concat(const ac_ref *r)
 {
     int axis = r->n->at.i[0];
-    int64_t inner = stride_of(&r->n->shape, axis), d = r->n->shape.d[axis], da = r->shape[0]->d[axis], count = ac_count(&r->n->shape);
+    int64_t inner = stride_of(&r->n->shape, axis), d = r->n->shape.d[axis], da = r->shape[0]->d[axis],
+            count = ac_count(&r->n->shape);
 
     for (int64_t i = 0; i < count; i++) {
         int64_t at = i / inner % d, o = i / inner / d;
-        r->out[i] = at < da ? r->in[0][(o * da + at) * inner + i % inner] : r->in[1][(o * (d - da) + at - da) * inner + i % inner];
+        r->out[i] = at < da ? r->in[0][(o * da + at) * inner + i % inner]
+                            : r->in[1][(o * (d - da) + at - da) * inner + i % inner];
     }
 }
 
@@ -354,12 +371,18 @@ static void vjp_concat(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
 }
 
 static const ac_kern kern_concat[] = {{"concat_rows", "move", AC_CLASS_ANY, NULL, NULL, setup_concat}, {0}};
-static const ac_case case_concat[] = {{"first", AC_SMALL, {{3, {5, 4, 3}}, {3, {2, 4, 3}}}, {{0}, {0}}, 1e-9},
-                                      {"channels", AC_SMALL, {{4, {2, 3, 3, 24}}, {4, {2, 3, 3, 17}}}, {{3}, {0}}, 1e-9},
-                                      {"narrow", AC_SMALL, {{2, {6, 1}}, {2, {6, 2}}}, {{1}, {0}}, 1e-9},
-                                      {0}};
-const ac_op ac_op_concat = {
-    .name = "concat", .n_in = 2, .infer = infer_concat, .vjp = vjp_concat, .ref = ref_concat, .kern = kern_concat, .cases = case_concat};
+static const ac_case case_concat[] = {
+    {"first", AC_SMALL, {{3, {5, 4, 3}}, {3, {2, 4, 3}}}, {{0}, {0}}, 1e-9},
+    {"channels", AC_SMALL, {{4, {2, 3, 3, 24}}, {4, {2, 3, 3, 17}}}, {{3}, {0}}, 1e-9},
+    {"narrow", AC_SMALL, {{2, {6, 1}}, {2, {6, 2}}}, {{1}, {0}}, 1e-9},
+    {0}};
+const ac_op ac_op_concat = {.name = "concat",
+                            .n_in = 2,
+                            .infer = infer_concat,
+                            .vjp = vjp_concat,
+                            .ref = ref_concat,
+                            .kern = kern_concat,
+                            .cases = case_concat};
 
 ac_id ac_concat(ac_graph *g, ac_id a, ac_id b, int axis)
 {
@@ -367,7 +390,8 @@ ac_id ac_concat(ac_graph *g, ac_id a, ac_id b, int axis)
     return ac_add_node(g, &ac_op_concat, (ac_id[]){a, b}, 2, &at);
 }
 
-/* ------------------------------------------------------------------------------------------ resample: at.i[0] height, at.i[1] width */
+/* ------------------------------------------------------------------------------------------ resample */
+/* at.i: 0 height, 1 width */
 
 static int infer_resample(ac_graph *g, ac_node *n)
 {
@@ -390,7 +414,9 @@ static void ref_resample(const ac_ref *r)
         for (int64_t h = 0; h < y->d[1]; h++)
             for (int64_t w = 0; w < y->d[2]; w++)
                 for (int64_t c = 0; c < y->d[3]; c++, i++)
-                    r->out[i] = r->in[0][((b * x->d[1] + h * x->d[1] / y->d[1]) * x->d[2] + w * x->d[2] / y->d[2]) * x->d[3] + c];
+                    r->out[i] =
+                        r->in[0]
+                             [((b * x->d[1] + h * x->d[1] / y->d[1]) * x->d[2] + w * x->d[2] / y->d[2]) * x->d[3] + c];
 }
 
 static void setup_resample(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
@@ -418,8 +444,13 @@ static const ac_case case_resample[] = {{"double", AC_SMALL, {{4, {2, 3, 5, 7}}}
                                         {"odd", AC_SMALL, {{4, {1, 4, 3, 5}}}, {{7, 5}, {0}}, 1e-9},
                                         {"wide", AC_SMALL, {{4, {2, 2, 2, 70}}}, {{4, 3}, {0}}, 1e-9},
                                         {0}};
-const ac_op ac_op_resample = {
-    .name = "resample", .n_in = 1, .infer = infer_resample, .vjp = vjp_resample, .ref = ref_resample, .kern = kern_resample, .cases = case_resample};
+const ac_op ac_op_resample = {.name = "resample",
+                              .n_in = 1,
+                              .infer = infer_resample,
+                              .vjp = vjp_resample,
+                              .ref = ref_resample,
+                              .kern = kern_resample,
+                              .cases = case_resample};
 
 ac_id ac_resample(ac_graph *g, ac_id x, int64_t h, int64_t w)
 {
@@ -427,8 +458,9 @@ ac_id ac_resample(ac_graph *g, ac_id x, int64_t h, int64_t w)
     return ac_add_node(g, &ac_op_resample, &x, 1, &at);
 }
 
-/* ------------------------------------------------------------------------------------------ resample_bx(gy [B,H,W,C]) -> [B,h,w,C]
- * The adjoint: every element takes the sum of the pixels that resample would copy it to. at.i[0] h, at.i[1] w. */
+/* ------------------------------------------------------------------------------------------ resample_bx */
+/* gy [B,H,W,C] -> [B,h,w,C], the adjoint: every element takes the sum of the pixels that resample would copy it to.
+ * at.i: 0 h, 1 w */
 
 /* First of the H indices i with floor(i h / H) >= s. */
 static int64_t first_copy(int64_t s, int64_t h, int64_t H)
@@ -441,7 +473,8 @@ static void ref_resample_bx(const ac_ref *r)
     const ac_shape *gy = r->shape[0], *x = &r->n->shape;
 
     for (int64_t i = 0; i < ac_count(x); i++) {
-        int64_t c = i % x->d[3], w = i / x->d[3] % x->d[2], h = i / x->d[3] / x->d[2] % x->d[1], b = i / x->d[3] / x->d[2] / x->d[1];
+        int64_t c = i % x->d[3], w = i / x->d[3] % x->d[2], h = i / x->d[3] / x->d[2] % x->d[1],
+                b = i / x->d[3] / x->d[2] / x->d[1];
         double sum = 0;
         for (int64_t H = first_copy(h, x->d[1], gy->d[1]); H < first_copy(h + 1, x->d[1], gy->d[1]); H++)
             for (int64_t W = first_copy(w, x->d[2], gy->d[2]); W < first_copy(w + 1, x->d[2], gy->d[2]); W++)
@@ -477,7 +510,8 @@ ac_id ac_resample_bx(ac_graph *g, ac_id gy, int64_t h, int64_t w)
     return ac_add_node(g, &ac_op_resample_bx, &gy, 1, &at);
 }
 
-/* ------------------------------------------------------------------------------------------ broadcast: at.i[0..3] the new dimensions, at.i[4] their number */
+/* ------------------------------------------------------------------------------------------ broadcast */
+/* at.i: 0..3 the new dimensions, 4 their number */
 
 static int infer_broadcast(ac_graph *g, ac_node *n)
 {

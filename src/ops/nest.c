@@ -58,6 +58,16 @@ void ac_nest_args(const ac_nest *t, int operands, ac_launch *l)
             ac_arg_int(l, t->step[i][k]);
 }
 
+void ac_run_grid(const ac_limits *lim, int64_t count, ac_launch *l)
+{
+    bool cpu = lim->cls == AC_CLASS_CPU;
+    int64_t vw = cpu ? lim->vw : 4, span = cpu ? 64 : 1;
+
+    ac_def(l, "VW=%d", (int)vw);
+    ac_def(l, "SPAN=%d", (int)span);
+    ac_grid1(l, (size_t)AC_CEIL_DIV(count, vw * span), cpu ? 1 : 64);
+}
+
 void ac_rows_grid(const ac_limits *lim, int64_t rows, int64_t n, ac_launch *l)
 {
     enum { ITEM = 16384 }; /* elements of a work-item on a CPU: launching one costs about as much as 100 of them */

@@ -7,13 +7,15 @@
 #include "ops/nest.h"
 #include "ops/norm.h"
 
-/* ------------------------------------------------------------------------------------------ sum: at.i[0] axes, bit k: dimension k */
+/* ------------------------------------------------------------------------------------------ sum */
+/* at.i: 0 axes, bit k: dimension k */
 
 static int infer_sum(ac_graph *g, ac_node *n)
 {
     n->shape = *ac_shape_of(g, n->in[0]);
     if (n->at.i[0] <= 0 || n->at.i[0] >= 1 << n->shape.n)
-        return ac_graph_fail(g, ADDCL_E_SHAPE, "sum: axes %#x of a tensor of %d dimensions", (unsigned)n->at.i[0], n->shape.n);
+        return ac_graph_fail(g, ADDCL_E_SHAPE, "sum: axes %#x of a tensor of %d dimensions", (unsigned)n->at.i[0],
+                             n->shape.n);
     for (int k = 0; k < n->shape.n; k++)
         if (n->at.i[0] >> k & 1)
             n->shape.d[k] = 1;
@@ -84,9 +86,11 @@ static unsigned last_axes(const ac_shape *x, unsigned axes)
     unsigned last = 0;
 
     for (int k = x->n - 1; k >= 0; k--) {
+        if (x->d[k] == 1)
+            continue;
         if (axes >> k & 1)
             last |= 1u << k;
-        else if (last && x->d[k] > 1)
+        else if (last)
             break;
     }
     return last;
@@ -116,6 +120,7 @@ static ac_id lower_sum(ac_graph *g, const ac_node *n)
     return ac_reshape(g, ac_sum(g, parts, 2), shape);
 }
 
+/* Columns side by side in the lanes of vectors. */
 static bool accepts_columns(const ac_limits *lim, const ac_graph *g, const ac_node *n)
 {
     sum_dims d;
@@ -147,6 +152,7 @@ static void setup_columns(const ac_limits *lim, const ac_graph *g, const ac_node
     ac_grid1(l, (size_t)(d.outer * d.chunks * across), cpu ? 1 : 64);
 }
 
+/* The terms of a sum are neighbours: lanes of vectors, which are summed at the end. */
 static bool accepts_rows(const ac_limits *lim, const ac_graph *g, const ac_node *n)
 {
     sum_dims d;
@@ -155,6 +161,7 @@ static bool accepts_rows(const ac_limits *lim, const ac_graph *g, const ac_node 
     return node_dims(g, n, &d) && d.inner == 1;
 }
 
+/* A work-group for every sum, which should have work for each of its items. */
 static bool accepts_rows_tile(const ac_limits *lim, const ac_graph *g, const ac_node *n)
 {
     sum_dims d;
@@ -231,14 +238,15 @@ const ac_op ac_op_sum = {.name = "sum",
                          .kern = kern_sum,
                          .cases = case_sum};
 
-/* sum_part(x [outer, terms, inner]) -> [outer, chunks, inner]: sums of at.i[0] terms, the last of what is left. Only lower_sum makes
- * it, after gradients. */
+/* sum_part(x [outer, terms, inner]) -> [outer, chunks, inner]: sums of at.i[0] terms, the last of what is left. Only
+ * lower_sum makes it, after gradients. */
 
 static int infer_part(ac_graph *g, ac_node *n)
 {
     n->shape = *ac_shape_of(g, n->in[0]);
     if (n->shape.n != 3 || n->at.i[0] < 1)
-        return ac_graph_fail(g, ADDCL_E_SHAPE, "sum_part: chunks of %d terms of a tensor of %d dimensions", n->at.i[0], n->shape.n);
+        return ac_graph_fail(g, ADDCL_E_SHAPE, "sum_part: chunks of %d terms of a tensor of %d dimensions", n->at.i[0],
+                             n->shape.n);
     n->shape.d[1] = AC_CEIL_DIV(n->shape.d[1], (int64_t)n->at.i[0]);
     return 1;
 }
@@ -291,7 +299,8 @@ ac_id ac_mean(ac_graph *g, ac_id x, unsigned axes)
     return ac_scale(g, y, (double)ac_count(ac_shape_of(g, y)) / (double)ac_count(ac_shape_of(g, x)), 0);
 }
 
-/* ------------------------------------------------------------------------------------------ softmax over the last dimension */
+/* ------------------------------------------------------------------------------------------ softmax */
+/* over the last dimension */
 
 static int infer_same(ac_graph *g, ac_node *n)
 {
@@ -334,9 +343,8 @@ static void vjp_softmax(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
 }
 
 static const ac_kern kern_softmax[] = {{"softmax_any", "reduce", AC_CLASS_ANY, NULL, NULL, setup_softmax}, {0}};
-static const ac_case case_softmax[] = {{"5x77", AC_SMALL, {{2, {5, 77}}}, {{0}, {0}}, 2e-6},
-                                       {"2x3x1", AC_SMALL, {{3, {2, 3, 1}}}, {{0}, {0}}, 2e-6},
-                                       {0}};
+static const ac_case case_softmax[] = {
+    {"5x77", AC_SMALL, {{2, {5, 77}}}, {{0}, {0}}, 2e-6}, {"2x3x1", AC_SMALL, {{3, {2, 3, 1}}}, {{0}, {0}}, 2e-6}, {0}};
 const ac_op ac_op_softmax = {.name = "softmax",
                              .n_in = 1,
                              .flags = AC_OP_INPLACE,
@@ -352,7 +360,8 @@ ac_id ac_softmax(ac_graph *g, ac_id x)
     return ac_add_node(g, &ac_op_softmax, &x, 1, NULL);
 }
 
-/* ------------------------------------------------------------------------------------------ softmax_bx(y, gy): y (gy - sum(gy y)) */
+/* ------------------------------------------------------------------------------------------ softmax_bx */
+/* y, gy -> y (gy - sum(gy y)) */
 
 static int infer_softmax_bx(ac_graph *g, ac_node *n)
 {
@@ -401,7 +410,8 @@ static void setup_softmax_bx(const ac_limits *lim, const ac_graph *g, const ac_n
     ac_grid1(l, (size_t)rows, lim->cls == AC_CLASS_CPU ? 1 : 64);
 }
 
-static const ac_kern kern_softmax_bx[] = {{"softmax_bx_any", "reduce", AC_CLASS_ANY, NULL, NULL, setup_softmax_bx}, {0}};
+static const ac_kern kern_softmax_bx[] = {{"softmax_bx_any", "reduce", AC_CLASS_ANY, NULL, NULL, setup_softmax_bx},
+                                          {0}};
 static const ac_case case_softmax_bx[] = {{"5x77", AC_SMALL, {{2, {5, 77}}, {2, {5, 77}}}, {{0}, {0}}, 2e-6},
                                           {"2x3x1", AC_SMALL, {{3, {2, 3, 1}}, {3, {2, 3, 1}}}, {{0}, {0}}, 2e-6},
                                           {0}};

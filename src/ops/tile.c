@@ -96,8 +96,7 @@ static void product_args(const ac_graph *g, const ac_node *n, ac_launch *l)
 
 bool ac_matmul_any_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n)
 {
-    (void)lim, (void)g;
-    return !n->at.i[AC_MM_GEGLU];
+    return !n->at.i[AC_MM_GEGLU] && !ac_matmul_in_parts(lim, g, n);
 }
 
 bool ac_matmul_tile_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n)
@@ -156,6 +155,9 @@ void ac_matmul_any_setup(const ac_limits *lim, const ac_graph *g, const ac_node 
 
 /* ------------------------------------------------------------------------------------------ conv */
 
+/* Attributes of conv_pack_tile. */
+enum { PK_TYPE, PK_STRIDE, PK_TOP, PK_LEFT };
+
 /* The kernels resample by an int product. */
 bool ac_conv_any_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n)
 {
@@ -173,7 +175,7 @@ bool ac_conv_tile_accepts(const ac_limits *lim, const ac_graph *g, const ac_node
 
 void ac_conv_tile_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
 {
-    ac_at at = {.i = {ac_pack_type(g, n->in[1])}};
+    ac_at at = {.i = {[PK_TYPE] = ac_pack_type(g, n->in[1])}};
 
     (void)lim;
     n->in[1] = ac_add_node(g, &ac_op_conv_pack_tile, &n->in[1], 1, &at);
@@ -236,7 +238,40 @@ void ac_conv_any_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n
     ac_grid1(l, (size_t)ac_count(&n->shape), 64);
 }
 
-/* ------------------------------------------------------------------------------------------ conv_bx, conv_bw */
+/* ------------------------------------------------------------------------------------------ conv_bx */
+
+bool ac_conv_bx_tile_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+{
+    (void)g, (void)n;
+    return has_groups(lim);
+}
+
+void ac_conv_bx_tile_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
+{
+    const int32_t *i = n->at.i;
+    int stride = i[AC_CV_STRIDE];
+    ac_at at = {.i = {[PK_TYPE] = ac_pack_type(g, n->in[1]),
+                      [PK_STRIDE] = stride,
+                      [PK_TOP] = i[AC_CV_TOP] % stride,
+                      [PK_LEFT] = i[AC_CV_LEFT] % stride}};
+
+    (void)lim;
+    n->in[1] = ac_add_node(g, &ac_op_conv_pack_tile, &n->in[1], 1, &at);
+}
+
+/* A launch of conv_tile, see ac_conv_bx_as_conv. */
+void ac_conv_bx_tile_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    ac_cv d;
+    int phases = ac_conv_bx_as_conv(g, n, &d), s = AC_MAX(phases, 1);
+    int64_t M = (int64_t)d.B * AC_CEIL_DIV(d.OH, s) * AC_CEIL_DIV(d.OW, s);
+
+    ac_def(l, "CONV");
+    if (phases)
+        ac_def(l, "PHASES=%d", phases);
+    tile_launch(choose_tile(lim, l, s * s, M, d.K), s * s, M, d.K, l);
+    conv_args(g, n, &d, l);
+}
 
 void ac_conv_bx_any_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
@@ -251,45 +286,107 @@ void ac_conv_bx_any_setup(const ac_limits *lim, const ac_graph *g, const ac_node
     ac_grid1(l, (size_t)ac_count(&n->shape), 64);
 }
 
+/* ------------------------------------------------------------------------------------------ conv_bw */
+
+bool ac_conv_bw_any_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+{
+    (void)g;
+    return !ac_conv_bw_in_parts(lim, n);
+}
+
+bool ac_conv_bw_tile_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+{
+    return has_groups(lim) && ac_conv_bw_any_accepts(lim, g, n);
+}
+
+/* Arguments of both kernels; those of one element a work-item are told the number of elements. */
+static void bw_args(const ac_graph *g, const ac_node *n, bool count, ac_cv *d, ac_launch *l)
+{
+    int64_t pixels;
+
+    ac_conv_bw_dims(g, n, d);
+    pixels = (int64_t)d->B * d->OH * d->OW;
+    for (int k = -1; k < 2; k++)
+        ac_arg_buf(l, k);
+    if (count)
+        ac_arg_int(l, ac_count(&n->shape));
+    ac_arg_int(l, pixels);
+    ac_arg_int(l, d->K);
+    ac_arg_int(l, AC_CEIL_DIV(pixels, ac_conv_bw_parts(n)));
+    geometry_args(d, l);
+}
+
+void ac_conv_bw_tile_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    int64_t parts = ac_conv_bw_parts(n);
+    tile t;
+    ac_cv d;
+
+    bw_args(g, n, false, &d, l);
+    t = choose_tile(lim, l, parts * d.R * d.S, d.K, d.C);
+    ac_def(l, "CONV_BW");
+    ac_def(l, "TA");
+    tile_launch(t, parts, d.K, d.C, l);
+    l->global[0] *= (size_t)(d.R * d.S);
+}
+
 void ac_conv_bw_any_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
     ac_cv d;
 
     (void)lim;
-    ac_conv_bw_dims(g, n, &d);
-    for (int k = -1; k < 2; k++)
-        ac_arg_buf(l, k);
-    ac_arg_int(l, ac_count(&n->shape));
-    ac_arg_int(l, (int64_t)d.B * d.OH * d.OW);
-    ac_arg_int(l, d.K);
-    geometry_args(&d, l);
+    bw_args(g, n, true, &d, l);
     ac_grid1(l, (size_t)ac_count(&n->shape), 64);
 }
 
 /* ------------------------------------------------------------------------------------------ conv_pack_tile(w
- * [K,C,R,S]) -> [R S, C, K] at.i[0]: storage type */
+ * [K,C,R,S]) -> [R S, C, K] at.i[PK_TYPE]: storage type; at.i[PK_STRIDE]: 0, or for the gradient of the input the
+ * stride, and padding at top and left modulo it: then [taps by phase, K, C], see cl/common.h */
 
 static int infer_pack(ac_graph *g, ac_node *n)
 {
     const ac_shape *w = ac_shape_of(g, n->in[0]);
+    bool bx = n->at.i[PK_STRIDE] != 0;
     char text[96];
 
     if (w->n != 4)
         return ac_graph_fail(g, ADDCL_E_SHAPE, "conv_pack_tile: filters %s, expected 4 dimensions",
                              ac_shape_text(w, text));
-    n->type = (ac_type)n->at.i[0];
-    n->shape = (ac_shape){3, {w->d[2] * w->d[3], w->d[1], w->d[0]}};
+    n->type = (ac_type)n->at.i[PK_TYPE];
+    n->shape = (ac_shape){3, {w->d[2] * w->d[3], w->d[!bx], w->d[bx]}};
     return 1;
 }
 
 static void ref_pack(const ac_ref *r)
 {
-    const int64_t *d = r->n->shape.d;
+    const int64_t *d = r->n->shape.d, *w = r->shape[0]->d;
+    const int32_t *at = r->n->at.i;
 
-    for (int64_t tap = 0, i = 0; tap < d[0]; tap++)
+    for (int64_t place = 0, i = 0; place < d[0]; place++) {
+        int64_t tap = at[PK_STRIDE] ? ac_conv_bx_tap(place, (int)w[2], (int)w[3], at + PK_STRIDE) : place;
         for (int64_t c = 0; c < d[1]; c++)
             for (int64_t k = 0; k < d[2]; k++, i++)
-                r->out[i] = r->in[0][(k * d[1] + c) * d[0] + tap];
+                r->out[i] = r->in[0][(at[PK_STRIDE] ? c * d[2] + k : k * d[1] + c) * d[0] + tap];
+    }
+}
+
+static bool packs_forward(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+{
+    (void)lim, (void)g;
+    return !n->at.i[PK_STRIDE];
+}
+
+static bool packs_backward(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+{
+    return !packs_forward(lim, g, n);
+}
+
+static void pack_bufs(const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    ac_def(l, "ST=%d", ac_at_node(g, n->in[0])->type);
+    ac_def(l, "WT=%d", n->type);
+    ac_arg_buf(l, -1);
+    ac_arg_buf(l, 0);
 }
 
 static void setup_pack(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
@@ -297,20 +394,37 @@ static void setup_pack(const ac_limits *lim, const ac_graph *g, const ac_node *n
     const int64_t *d = n->shape.d;
 
     (void)lim;
-    ac_def(l, "ST=%d", ac_at_node(g, n->in[0])->type);
-    ac_def(l, "WT=%d", n->type);
-    ac_arg_buf(l, -1);
-    ac_arg_buf(l, 0);
+    pack_bufs(g, n, l);
     ac_arg_int(l, d[2]);
     ac_arg_int(l, d[1]);
     ac_arg_int(l, d[0]);
     ac_grid1(l, (size_t)(d[2] * d[1]), 64);
 }
 
-static const ac_kern kern_pack[] = {{"conv_pack_tile", "gemm_tile", AC_CLASS_ANY, NULL, NULL, setup_pack}, {0}};
-static const ac_case case_pack[] = {{"5x7x3x3", AC_SMALL, {{4, {5, 7, 3, 3}}}, {{AC_F32}, {0}}, 1e-7},
-                                    {"70x3x1x2_f16", AC_SMALL, {{4, {70, 3, 1, 2}}}, {{AC_F16}, {0}}, 1e-3},
-                                    {0}};
+static void setup_bx_pack(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    const ac_shape *w = ac_shape_of(g, n->in[0]);
+
+    (void)lim;
+    pack_bufs(g, n, l);
+    ac_arg_int(l, w->d[0] * w->d[1]);
+    ac_arg_int(l, w->d[2]);
+    ac_arg_int(l, w->d[3]);
+    for (int k = PK_STRIDE; k <= PK_LEFT; k++)
+        ac_arg_int(l, n->at.i[k]);
+    ac_grid1(l, (size_t)(w->d[0] * w->d[1]), 64);
+}
+
+static const ac_kern kern_pack[] = {
+    {"conv_pack_tile", "gemm_tile", AC_CLASS_ANY, packs_forward, NULL, setup_pack},
+    {"conv_bx_pack_tile", "gemm_tile", AC_CLASS_ANY, packs_backward, NULL, setup_bx_pack},
+    {0}};
+static const ac_case case_pack[] = {
+    {"5x7x3x3", AC_SMALL, {{4, {5, 7, 3, 3}}}, {{AC_F32}, {0}}, 1e-7},
+    {"70x3x1x2_f16", AC_SMALL, {{4, {70, 3, 1, 2}}}, {{AC_F16}, {0}}, 1e-3},
+    {"bx_5x7x3x3", AC_SMALL, {{4, {5, 7, 3, 3}}}, {{AC_F32, 1}, {0}}, 1e-7},
+    {"bx_9x70x4x5_s3_f16", AC_SMALL, {{4, {9, 70, 4, 5}}}, {{AC_F16, 3, 2, 1}, {0}}, 1e-3},
+    {0}};
 const ac_op ac_op_conv_pack_tile = {.name = "conv_pack_tile",
                                     .n_in = 1,
                                     .typed = 1,

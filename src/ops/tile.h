@@ -17,7 +17,14 @@ void ac_conv_tile_setup(const ac_limits *lim, const ac_graph *g, const ac_node *
 bool ac_conv_any_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n);
 void ac_conv_any_prep(const ac_limits *lim, ac_graph *g, ac_node *n);
 void ac_conv_any_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l);
+
+bool ac_conv_bx_tile_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n);
+void ac_conv_bx_tile_prep(const ac_limits *lim, ac_graph *g, ac_node *n);
+void ac_conv_bx_tile_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l);
 void ac_conv_bx_any_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l);
+bool ac_conv_bw_tile_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n);
+void ac_conv_bw_tile_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l);
+bool ac_conv_bw_any_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n);
 void ac_conv_bw_any_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l);
 
 /* Attention needs no preparation, and attn_any accepts every node. */

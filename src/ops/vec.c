@@ -144,7 +144,8 @@ const ac_op ac_op_matmul_pack = {.name = "matmul_pack",
 
 bool ac_matmul_vec_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n)
 {
-    (void)lim, (void)g;
+    if (ac_matmul_in_parts(lim, g, n))
+        return false;
     return !n->at.i[AC_MM_GEGLU] || (n->in[AC_EP_ROW] == AC_NONE && n->in[AC_EP_RES] == AC_NONE && !n->at.i[AC_AT_ACT]);
 }
 
@@ -186,9 +187,54 @@ void ac_matmul_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node 
     one_item_grid(l, panels, AC_CEIL_DIV(tiles, (int64_t)run), d.batch);
 }
 
+/* ------------------------------------------------------------------------------------------ matmul_tn_vec */
+
+bool ac_matmul_tn_vec_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+{
+    const ac_node *b = ac_at_node(g, n->in[1]);
+
+    return n->at.i[AC_MM_TA] && !n->at.i[AC_MM_TB] && !n->at.i[AC_MM_GEGLU] && b->type == AC_F32 &&
+           b->shape.d[b->shape.n - 1] >= panel(lim) && ac_matmul_vec_accepts(lim, g, n);
+}
+
+/* Tiles of a work-item: as many as share what they read, as long as every compute unit has two work-items; even shares. */
+static void block_size(const ac_limits *lim, int64_t rows, int64_t columns, int64_t batch, int64_t *high, int64_t *wide)
+{
+    enum { HIGH = 24, WIDE = 8 }; /* as in cl/matmul.cl */
+
+    *high = AC_MIN((int64_t)HIGH, rows);
+    *wide = AC_MIN((int64_t)WIDE, columns);
+    while (*high * *wide > 1 && AC_CEIL_DIV(rows, *high) * AC_CEIL_DIV(columns, *wide) * batch < 2 * (int64_t)lim->units)
+        --*(*high >= *wide ? high : wide);
+    *high = AC_CEIL_DIV(rows, AC_CEIL_DIV(rows, *high));
+    *wide = AC_CEIL_DIV(columns, AC_CEIL_DIV(columns, *wide));
+}
+
+void ac_matmul_tn_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    int64_t rows, columns, high, wide;
+    ac_mm d;
+
+    ac_matmul_dims(g, n, &d);
+    rows = AC_CEIL_DIV(d.M, (int64_t)tile_rows(lim));
+    columns = AC_CEIL_DIV(d.N, (int64_t)panel(lim));
+    block_size(lim, rows, columns, d.batch, &high, &wide);
+    epilogue_defs(lim, n, l);
+    for (int k = -1; k < 2; k++)
+        ac_arg_buf(l, k);
+    epilogue_args(n, l);
+    ac_arg_int(l, d.M);
+    ac_arg_int(l, d.N);
+    ac_arg_int(l, d.K);
+    ac_arg_int(l, d.row_span);
+    ac_arg_int(l, high);
+    ac_arg_int(l, wide);
+    one_item_grid(l, AC_CEIL_DIV(columns, wide), AC_CEIL_DIV(rows, high), d.batch);
+}
+
 /* ------------------------------------------------------------------------------------------ conv_pack(w) -> [panels, taps, C, panel]
  * at.i: 1 storage type, 3 lanes; 4 0, or for the gradient of the input the stride, 5 and 6 padding at top and left modulo it:
- * then [panels of C, taps by phase, K, panel], see cl/conv.cl */
+ * then [panels of C, taps by phase, K, panel], see cl/common.h */
 
 enum { PK_STRIDE = 4, PK_TOP, PK_LEFT };
 
@@ -202,57 +248,21 @@ static int infer_conv_pack(ac_graph *g, ac_node *n)
     return 1;
 }
 
-/* Taps of `size` that read the rows of a phase, the first of them in *first; as in cl/conv.cl. */
-static int64_t phase_taps(const ac_node *n, int phase, int before, int64_t size, int64_t *first)
-{
-    int stride = n->at.i[PK_STRIDE];
-
-    *first = (phase + before) % stride;
-    return (size - *first + stride - 1) / stride;
-}
-
-/* Writes the row of lanes c of each k for one tap. */
-static double *ref_pack_bx_tap(const ac_ref *r, int64_t panel, int64_t tap, double *to)
-{
-    const ac_shape *w = r->shape[0], *y = &r->n->shape;
-
-    for (int64_t k = 0; k < y->d[2]; k++)
-        for (int64_t lane = 0; lane < y->d[3]; lane++) {
-            int64_t c = panel * y->d[3] + lane;
-            *to++ = c < w->d[1] ? r->in[0][(k * w->d[1] + c) * y->d[1] + tap] : 0;
-        }
-    return to;
-}
-
-static void ref_pack_bx(const ac_ref *r)
-{
-    const int32_t *at = r->n->at.i;
-    int64_t R = r->shape[0]->d[2], S = r->shape[0]->d[3], i, j;
-    double *to = r->out;
-
-    for (int64_t panel = 0; panel < r->n->shape.d[0]; panel++)
-        for (int phase = 0; phase < at[PK_STRIDE] * at[PK_STRIDE]; phase++)
-            for (int64_t u = phase_taps(r->n, phase / at[PK_STRIDE], at[PK_TOP], R, &i); u-- > 0;)
-                for (int64_t v = phase_taps(r->n, phase % at[PK_STRIDE], at[PK_LEFT], S, &j); v-- > 0;)
-                    to = ref_pack_bx_tap(r, panel, (i + u * at[PK_STRIDE]) * S + j + v * at[PK_STRIDE], to);
-}
-
 static void ref_conv_pack(const ac_ref *r)
 {
-    const ac_shape *w = r->shape[0], *y = &r->n->shape;
-    int64_t taps = y->d[1], C = y->d[2], lanes = y->d[3], i = 0;
+    const int64_t *d = r->n->shape.d, *w = r->shape[0]->d;
+    const int32_t *at = r->n->at.i;
+    double *to = r->out;
 
-    if (r->n->at.i[PK_STRIDE]) {
-        ref_pack_bx(r);
-        return;
-    }
-    for (int64_t p = 0; p < y->d[0]; p++)
-        for (int64_t t = 0; t < taps; t++)
-            for (int64_t c = 0; c < C; c++)
-                for (int64_t lane = 0; lane < lanes; lane++, i++) {
-                    int64_t k = p * lanes + lane;
-                    r->out[i] = k < w->d[0] ? r->in[0][(k * C + c) * taps + t] : 0;
+    for (int64_t p = 0; p < d[0]; p++)
+        for (int64_t place = 0; place < d[1]; place++) {
+            int64_t tap = at[PK_STRIDE] ? ac_conv_bx_tap(place, (int)w[2], (int)w[3], at + PK_STRIDE) : place;
+            for (int64_t row = 0; row < d[2]; row++)
+                for (int64_t lane = p * d[3]; lane < (p + 1) * d[3]; lane++) {
+                    int64_t k = at[PK_STRIDE] ? row : lane, c = at[PK_STRIDE] ? lane : row;
+                    *to++ = k < w[0] && c < w[1] ? r->in[0][(k * w[1] + c) * d[1] + tap] : 0;
                 }
+        }
 }
 
 static void setup_conv_pack(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
@@ -391,21 +401,12 @@ void ac_conv_bx_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
     n->in[ZEROS] = ac_fill(g, ac_dims(1, DEPTH), 0);
 }
 
-/* A convolution of stride 1 of gy by the reversed filters, or, of a larger stride, one for each phase of the input's pixels. */
 void ac_conv_bx_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
-    ac_cv d, t;
+    ac_cv d;
+    int phases = ac_conv_bx_as_conv(g, n, &d);
 
-    ac_conv_bx_dims(g, n, &d);
-    t = (ac_cv){.B = d.B, .H = d.OH, .W = d.OW, .C = d.K, .K = d.C, .R = d.R, .S = d.S, .OH = d.H, .OW = d.W, .stride = 1};
-    if (d.stride == 1) {
-        t.top = d.R - 1 - d.top;
-        t.left = d.S - 1 - d.left;
-    } else {
-        t.top = d.top;
-        t.left = d.left;
-    }
-    conv_launch(lim, g, n, &t, d.stride == 1 ? 0 : d.stride, l);
+    conv_launch(lim, g, n, &d, phases, l);
 }
 
 /* ------------------------------------------------------------------------------------------ conv_bw_frame(x [B,H,W,C]) -> [n]: panels of images in frames
@@ -541,29 +542,30 @@ void ac_conv_bw_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
 void ac_conv_bw_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
     enum { TAPS = 16 }; /* as in cl/conv_grad.cl */
-    const ac_shape *rows = ac_shape_of(g, n->in[1]);
+    const ac_shape *rows = ac_shape_of(g, n->in[1]), *w = &n->shape;
     const int32_t *at = n->at.i;
-    int64_t K = n->shape.d[0], C = n->shape.d[1], R = n->shape.d[2], S = n->shape.d[3];
-    int64_t lanes = AC_MIN(C, (int64_t)panel(lim)), taps = lanes < panel(lim) ? R : R * S;
-    int64_t panels = AC_CEIL_DIV(C * R * S / taps, (int64_t)panel(lim)), parts = AC_CEIL_DIV(taps, (int64_t)TAPS);
+    int64_t R = w->d[2], S = w->d[3], C = w->d[1], lanes = AC_MIN(C, (int64_t)panel(lim)), taps = lanes < panel(lim) ? R : R * S;
+    int64_t panels = AC_CEIL_DIV(C * R * S / taps, (int64_t)panel(lim)), parts = ac_conv_bw_parts(n), groups = AC_CEIL_DIV(taps, (int64_t)TAPS);
 
-    while (parts < taps && parts * panels * rows->d[0] < (int64_t)lim->units * ITEMS_PER_UNIT)
-        parts++;
+    while (groups < taps && groups * parts * panels * rows->d[0] < (int64_t)lim->units * ITEMS_PER_UNIT)
+        groups++;
+    taps = AC_CEIL_DIV(taps, groups);
     ac_def(l, "VW=%d", lim->vw);
     ac_def(l, "ROWS=%d", tile_rows(lim));
     for (int k = -1; k < 2; k++)
         ac_arg_buf(l, k);
     ac_arg_int(l, rows->d[1]);
+    ac_arg_int(l, AC_CEIL_DIV(rows->d[1], parts));
     ac_arg_int(l, frame_size(at[AC_BW_OH], R, at[AC_CV_STRIDE]));
     ac_arg_int(l, frame_size(at[AC_BW_OW], S, at[AC_CV_STRIDE]));
     ac_arg_int(l, C);
-    ac_arg_int(l, K);
+    ac_arg_int(l, w->d[0] / parts);
     ac_arg_int(l, at[AC_BW_OH]);
     ac_arg_int(l, at[AC_BW_OW]);
     ac_arg_int(l, R);
     ac_arg_int(l, S);
     ac_arg_int(l, at[AC_CV_STRIDE]);
     ac_arg_int(l, lanes);
-    ac_arg_int(l, AC_CEIL_DIV(taps, parts));
-    one_item_grid(l, panels, rows->d[0], AC_CEIL_DIV(taps, AC_CEIL_DIV(taps, parts)));
+    ac_arg_int(l, taps);
+    one_item_grid(l, panels, rows->d[0], AC_CEIL_DIV(lanes < panel(lim) ? R : R * S, taps) * parts);
 }

@@ -7,6 +7,8 @@
 bool ac_matmul_vec_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n);
 void ac_matmul_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n);
 void ac_matmul_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l);
+bool ac_matmul_tn_vec_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n);
+void ac_matmul_tn_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l);
 
 bool ac_conv_vec_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n);
 void ac_conv_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n);

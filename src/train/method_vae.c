@@ -1,4 +1,5 @@
-/* method_vae.c - an autoencoder: pictures through a small latent and back (Kingma and Welling 2014; Rombach et al. 2022). */
+/* method_vae.c - an autoencoder: pictures through a small latent and back (Kingma and Welling 2014; Rombach et al. 2022), if wanted
+ * against a discriminator (Esser et al. 2021). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,12 +9,38 @@
 #include "train/inputs.h"
 
 enum { RANDOM_POSTERIOR = 3 };
+enum { NET, DISCRIMINATOR }; /* sets of parameters; the second with adversarial_weight */
 
 typedef struct vae {
     int B, side, h, w, C; /* batch; pixels; latent */
     float *noise;         /* [B,h,w,C] */
     float *out;           /* pictures of a batch */
 } vae;
+
+static const ac_recipe adversarial_recipe;
+
+/* A set of parameters without initial values. */
+static ac_params *add_set(ac_training *r, const char *part)
+{
+    ac_params *s = &r->sets[r->n_sets++];
+
+    *s = (ac_params){.dev = r->dev, .dg = r->dg, .part = part, .seed = (uint64_t)r->cfg->run.seed};
+    return s;
+}
+
+static void add_sets(ac_training *r)
+{
+    ac_params *s = add_set(r, "vae");
+
+    s->layout = r->model->part[AC_VAE].layout;
+    r->model->train[AC_VAE] = s;
+    if (r->cfg->loss.adversarial_weight == 0)
+        return;
+    s = add_set(r, "discriminator");
+    s->start = r->cfg->loss.adversarial_start;
+    s->live_only = true;
+    r->recipe = &adversarial_recipe;
+}
 
 static int open_vae(ac_training *r)
 {
@@ -37,8 +64,7 @@ static int open_vae(ac_training *r)
     v->out = ac_calloc((size_t)v->B * (size_t)v->side * (size_t)v->side * 3, sizeof(float));
     if (!v->noise || !v->out)
         return ac_nomem(r->dg, (size_t)v->B * (size_t)v->side * (size_t)v->side * 12);
-    r->sets[r->n_sets] = (ac_params){.dev = r->dev, .dg = r->dg, .part = "vae", .layout = r->model->part[AC_VAE].layout, .seed = (uint64_t)r->cfg->run.seed};
-    r->model->train[AC_VAE] = &r->sets[r->n_sets++];
+    add_sets(r);
     return 0;
 }
 
@@ -56,7 +82,7 @@ static void close_vae(ac_training *r)
 
 static ac_net net_of(ac_training *r, ac_graph *g, ac_weights *w)
 {
-    *w = (ac_weights){.train = &r->sets[0], .part = "vae", .dg = r->dg};
+    *w = (ac_weights){.train = &r->sets[NET], .part = "vae", .dg = r->dg};
     return (ac_net){.g = g, .w = w, .checkpoint = g->training && r->cfg->model.gradient_checkpointing};
 }
 
@@ -82,11 +108,37 @@ ac_id ac_vae_loss(ac_graph *g, const ac_train_cfg *c, ac_id image, ac_id decoded
     return weighted(g, sum, c->loss.kl_weight, kl);
 }
 
+/* 0, with the gradient of x. */
+static ac_id gradient_of(ac_graph *g, ac_id x)
+{
+    return ac_sub(g, x, ac_stop(g, x));
+}
+
+/* What both adversaries strive for, as one term of the loss. The discriminator sees the decoded picture as a constant, so its own
+ * loss does not reach the autoencoder; the slope of its verdict at the picture, as a constant, is what the autoencoder follows, so
+ * that the verdict does not reach the discriminator. The term's value is the autoencoder's share alone. Outputs "generator" and
+ * "discriminator": both losses. */
+static ac_id adversarial(ac_training *r, ac_graph *g, ac_id image, ac_id decoded)
+{
+    ac_weights w = {.train = &r->sets[DISCRIMINATOR], .part = "discriminator", .dg = r->dg};
+    ac_net m = {.g = g, .w = &w};
+    ac_id on = ac_input(g, "adversarial", AC_F32, ac_dims(2, 1, 1)), seen = ac_stop(g, decoded), slope, follow;
+    ac_id made = ac_patch_disc(&m, seen), real = ac_patch_disc(&m, image);
+    ac_id generator = ac_loss_generator(g, made), discriminator = ac_loss_discriminator(g, real, made), sum;
+
+    ac_grad(g, generator, AC_NONE, &seen, 1, &slope);
+    follow = ac_reshape(g, ac_sum(g, ac_mul(g, ac_stop(g, slope), decoded), 15), ac_dims(2, 1, 1));
+    ac_set_output(g, "generator", generator);
+    ac_set_output(g, "discriminator", discriminator);
+    sum = ac_scale(g, ac_add(g, ac_stop(g, generator), gradient_of(g, follow)), r->cfg->loss.adversarial_weight, 0);
+    return ac_mul(g, on, ac_add(g, sum, gradient_of(g, discriminator)));
+}
+
 static ac_id loss(ac_training *r, ac_graph *g, int B)
 {
     const vae *v = r->method;
     ac_id image = ac_input(g, "image", AC_F32, ac_dims(4, B, v->side, v->side, 3)), noise = ac_input(g, "noise", AC_F32, ac_dims(4, B, v->h, v->w, v->C));
-    ac_id moments, mean, std, decoded;
+    ac_id moments, mean, std, decoded, sum;
     ac_weights w;
     ac_net m = net_of(r, g, &w);
 
@@ -94,13 +146,15 @@ static ac_id loss(ac_training *r, ac_graph *g, int B)
     mean = ac_slice(g, moments, 3, 0, v->C);
     std = ac_exp(g, ac_scale(g, ac_slice(g, moments, 3, v->C, v->C), 0.5, 0));
     decoded = ac_vae_decode(&m, &r->model->vae, ac_add(g, mean, ac_mul(g, std, noise)));
-    return ac_vae_loss(g, r->cfg, image, decoded, moments);
+    sum = ac_vae_loss(g, r->cfg, image, decoded, moments);
+    return r->cfg->loss.adversarial_weight > 0 ? ac_add(g, sum, adversarial(r, g, image, decoded)) : sum;
 }
 
 static int feed(ac_training *r, ac_exec *x, const ac_batch *b)
 {
     vae *v = r->method;
     size_t n = (size_t)v->h * (size_t)v->w * (size_t)v->C;
+    float adversarial = r->at.updates >= r->cfg->loss.adversarial_start;
     int rc;
 
     for (size_t i = 0; i < b->n; i++) {
@@ -108,7 +162,8 @@ static int feed(ac_training *r, ac_exec *x, const ac_batch *b)
         ac_stream_normal(&s, v->noise + i * n, n);
     }
     AC_TRY(ac_feed(x, "image", b->image, b->n * (size_t)v->side * (size_t)v->side * 3 * sizeof(float)));
-    rc = ac_feed(x, "noise", v->noise, b->n * n * sizeof(float));
+    AC_TRY(ac_feed(x, "noise", v->noise, b->n * n * sizeof(float)));
+    rc = ac_feed(x, "adversarial", &adversarial, sizeof adversarial);
 out:
     return rc;
 }
@@ -219,13 +274,11 @@ out:
     return rc;
 }
 
-const ac_recipe ac_recipe_vae = {.name = "vae",
-                                 .measure = "psnr",
-                                 .scalar = {"l1", "kl"},
-                                 .open = open_vae,
-                                 .close = close_vae,
-                                 .loss = loss,
-                                 .feed = feed,
-                                 .validate = validate,
-                                 .pictures = pictures,
-                                 .export = ac_export_model};
+#define RECIPE(...)                                                                                                    \
+    {                                                                                                                  \
+        .name = "vae", .measure = "psnr", .scalar = {__VA_ARGS__}, .open = open_vae, .close = close_vae, .loss = loss, \
+        .feed = feed, .validate = validate, .pictures = pictures, .export = ac_export_model                            \
+    }
+
+const ac_recipe ac_recipe_vae = RECIPE("l1", "kl");
+static const ac_recipe adversarial_recipe = RECIPE("l1", "kl", "generator", "discriminator");

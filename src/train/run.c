@@ -154,7 +154,8 @@ static int save_config(ac_training *r)
     return rc;
 }
 
-/* Goes on from a checkpoint when asked to; else a folder that has checkpoints is not touched. */
+/* Goes on from a checkpoint when asked to; else a folder that has checkpoints is not touched. Of rank 0, as all that concerns the run
+ * folder. */
 static int resume_or_begin(ac_training *r, bool resume, bool *resumed)
 {
     const char *which = r->cfg->checkpoint.resume_from_checkpoint;
@@ -169,7 +170,7 @@ static int resume_or_begin(ac_training *r, bool resume, bool *resumed)
             ac_note(r->dg, ADDCL_LOG_INFO, "going on from step %lld", (long long)r->at.step);
         else
             ac_note(r->dg, ADDCL_LOG_INFO, "%s has no checkpoint: beginning", r->cfg->run.output_dir);
-        return r->rank == 0 ? ac_ckpt_rewind(r->dir, *resumed ? r->at.step : -1, r->dg) : 0;
+        return ac_ckpt_rewind(r->dir, *resumed ? r->at.step : -1, r->dg);
     }
     AC_TRY(ac_ckpt_latest(r->cfg->run.output_dir, r->dg, &c));
     if (c) {
@@ -285,13 +286,16 @@ out:
 
 static int skipped_step(ac_training *r, const ac_step_result *s)
 {
-    int rc;
+    int rc = 0;
 
-    ac_note(r->dg, ADDCL_LOG_WARN, "step %lld: loss %g, gradient norm %g: skipped (%lld in a row)", (long long)r->at.step, s->loss, s->grad_norm,
-            (long long)r->at.bad);
-    AC_TRY(ac_runlog_event(r->log, r->at.step, "skip", json_pack("{s:I}", "in_a_row", (json_int_t)r->at.bad), r->dg));
+    if (r->rank == 0) {
+        ac_note(r->dg, ADDCL_LOG_WARN, "step %lld: loss %g, gradient norm %g: skipped (%lld in a row)", (long long)r->at.step, s->loss,
+                s->grad_norm, (long long)r->at.bad);
+        AC_TRY(ac_runlog_event(r->log, r->at.step, "skip", json_pack("{s:I}", "in_a_row", (json_int_t)r->at.bad), r->dg));
+    }
     if (r->at.bad >= r->cfg->run.max_bad_steps) {
         rc = ac_step_blame(r, &r->stepper);
+        r->together = rc == ADDCL_E_DIVERGED;
         ac_context(r->dg, "after %lld steps in a row without a finite loss and gradient", (long long)r->at.bad);
     }
 out:
@@ -308,6 +312,10 @@ static int housekeeping(ac_training *r, interval *iv, bool last)
          save = every(r->at.step, c->checkpoint.checkpointing_steps) || last;
     int rc = 0;
 
+    if (save)
+        AC_TRY(ac_state_compare(r));
+    if (r->rank > 0) /* the others wait at their next step */
+        goto out;
     if (measure)
         AC_TRY(validate(r, &held_out, &training));
     if (show)
@@ -330,13 +338,27 @@ static int interrupted(ac_training *r, interval *iv)
 {
     int rc = 0;
 
-    if (iv->steps)
-        AC_TRY(report(r, iv, NAN, NAN));
-    AC_TRY(checkpoint(r));
-    AC_TRY(ac_runlog_event(r->log, r->at.step, "end", json_pack("{s:s}", "why", "interrupted"), r->dg));
-    AC_TRY(ac_run_report(r, "interrupted"));
+    AC_TRY(ac_state_compare(r));
+    if (r->rank == 0) {
+        if (iv->steps)
+            AC_TRY(report(r, iv, NAN, NAN));
+        AC_TRY(checkpoint(r));
+        AC_TRY(ac_runlog_event(r->log, r->at.step, "end", json_pack("{s:s}", "why", "interrupted"), r->dg));
+        AC_TRY(ac_run_report(r, "interrupted"));
+    }
+    r->together = true;
     rc = ac_fail(r->dg, ADDCL_E_CANCELLED, "interrupted after step %lld; a checkpoint was written", (long long)r->at.step);
 out:
+    return rc;
+}
+
+/* Does any rank want to end? */
+static int agree(ac_training *r, bool *end)
+{
+    double wishes = *end;
+    int rc = ac_comm_sum(r->comm, &wishes, 1);
+
+    *end = wishes > 0;
     return rc;
 }
 
@@ -349,16 +371,17 @@ static int loop(ac_training *r)
     int rc = 0;
 
     while (r->at.step < c->run.max_train_steps) {
-        bool last, late;
+        bool last, end;
         AC_TRY(ac_step_run(r, &r->stepper, &s));
         r->at.seconds = before + ac_now() - begin;
         add_step(&iv, &s);
         if (s.skipped)
             AC_TRY(skipped_step(r, &s));
         last = r->at.step >= c->run.max_train_steps;
-        late = c->run.max_train_time > 0 && ac_now() - begin >= c->run.max_train_time;
         AC_TRY(housekeeping(r, &iv, last));
-        if (!last && (late || (r->opts->stop && r->opts->stop(r->opts->user))))
+        end = (r->opts->stop && r->opts->stop(r->opts->user)) || (c->run.max_train_time > 0 && ac_now() - begin >= c->run.max_train_time);
+        AC_TRY(agree(r, &end));
+        if (!last && end)
             return interrupted(r, &iv);
     }
 out:
@@ -367,9 +390,13 @@ out:
 
 static int finish(ac_training *r)
 {
-    char *dir = ac_path_join(r->cfg->run.output_dir, "model");
-    int rc = dir ? ac_export(r, dir) : ac_nomem(r->dg, 1);
+    char *dir;
+    int rc;
 
+    if (r->rank > 0)
+        return 0;
+    dir = ac_path_join(r->cfg->run.output_dir, "model");
+    rc = dir ? ac_export(r, dir) : ac_nomem(r->dg, 1);
     if (rc == 0)
         rc = ac_runlog_event(r->log, r->at.step, "end", json_pack("{s:s, s:s}", "why", "finished", "model", dir), r->dg);
     if (rc == 0)
@@ -378,7 +405,7 @@ static int finish(ac_training *r)
     return rc;
 }
 
-static int train(ac_training *r, bool resume)
+static int open_folder(ac_training *r, bool resume)
 {
     bool resumed;
     int rc;
@@ -388,12 +415,39 @@ static int train(ac_training *r, bool resume)
     AC_TRY(save_config(r));
     AC_TRY(ac_run_log_open(r, resumed));
     if (r->recipe->pictures && r->cfg->validation.sample_steps && r->model && r->cfg->run.method == AC_METHOD_DIFFUSION)
-        AC_TRY(ac_read_prompts(r));
+        rc = ac_read_prompts(r);
+out:
+    return rc;
+}
+
+/* The ranks divide an epoch by its size: they must all see the same data. */
+static int compare_data(ac_training *r)
+{
+    uint64_t mine = ac_data_epoch_size(r->data, AC_SPLIT_TRAIN), first = mine;
+    int rc;
+
+    AC_TRY(ac_comm_share(r->comm, 0, &first, sizeof first));
+    if (mine != first)
+        rc = ac_fail(r->dg, ADDCL_E_ARG, "rank %d finds an epoch of %llu training samples, rank 0 one of %llu", r->rank, (unsigned long long)mine,
+                     (unsigned long long)first);
+out:
+    return rc;
+}
+
+static int train(ac_training *r, bool resume)
+{
+    int rc;
+
+    if (r->rank == 0)
+        AC_TRY(open_folder(r, resume));
+    AC_TRY(compare_data(r));
+    AC_TRY(ac_state_share(r));
     AC_TRY(open_loader(r));
     rc = loop(r);
+    ac_reducer_tell(r->stepper.reducer);
     if (rc == 0)
         rc = finish(r);
-    else if (rc != ADDCL_E_CANCELLED) {
+    else if (rc != ADDCL_E_CANCELLED && r->rank == 0) {
         ac_diag quiet = {0}; /* the message that matters is the first one */
         if (ac_runlog_event(r->log, r->at.step, "end", json_pack("{s:s}", "why", r->dg->msg), &quiet) < 0)
             ac_clear(&quiet);
@@ -402,13 +456,17 @@ out:
     return rc;
 }
 
-int ac_train(addcl_ctx *ctx, const ac_train_cfg *cfg, const addcl_train_opts *opts)
+int ac_train(addcl_ctx *ctx, ac_comm *comm, const ac_train_cfg *cfg, const addcl_train_opts *opts, bool *together)
 {
-    ac_training r = {.ctx = ctx, .dev = ctx->dev, .dg = &ctx->dg, .cfg = cfg, .ranks = 1, .opts = opts};
+    ac_training r = {.ctx = ctx, .dev = ctx->dev, .dg = &ctx->dg, .cfg = cfg, .comm = comm, .rank = ac_comm_rank(comm),
+                     .ranks = ac_comm_size(comm), .opts = opts};
     double held_out, training;
     bool found;
-    int rc;
+    int rc = 0;
 
+    *together = false;
+    if (r.rank > 0 && opts->mode != ADDCL_TRAIN_RUN)
+        return 0;
     if (opts->mode == ADDCL_TRAIN_PLAN) {
         AC_TRY(ac_dev_fake(ac_dev_limits(ctx->dev), r.dg, &r.dev));
         r.plan_only = true;
@@ -430,5 +488,10 @@ int ac_train(addcl_ctx *ctx, const ac_train_cfg *cfg, const addcl_train_opts *op
     }
 out:
     close_run(&r);
+    *together = r.together;
+    if (r.together && r.rank > 0) { /* rank 0 tells why */
+        ac_clear(r.dg);
+        rc = ac_fail(r.dg, ADDCL_E_CANCELLED, "all ranks have ended");
+    }
     return rc;
 }

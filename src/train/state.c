@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/crc32c.h"
+
 /* The variables of a parameter as tensors "<kind>.<name>". */
 static const char *const kinds[] = {"w", "m", "v", "ema"};
 
@@ -174,5 +176,78 @@ int ac_state_restore(ac_training *r, const char *which, bool *found)
     *found = true;
 out:
     ac_ckpt_close(c);
+    return rc;
+}
+
+/* ------------------------------------------------------------------------------------------ ranks */
+
+static int share_variable(ac_training *r, ac_var *v)
+{
+    size_t bytes = ac_var_bytes(v);
+    void *x = ac_calloc(1, bytes);
+    int rc = x ? 0 : ac_nomem(r->dg, bytes);
+
+    if (rc == 0 && r->rank == 0)
+        rc = ac_var_read(v, x);
+    if (rc == 0)
+        rc = ac_comm_share(r->comm, 0, x, bytes);
+    if (rc == 0 && r->rank > 0)
+        rc = ac_var_write(v, x);
+    free(x);
+    return rc;
+}
+
+int ac_state_share(ac_training *r)
+{
+    int rc = 0;
+
+    if (r->ranks == 1)
+        return 0;
+    AC_TRY(ac_comm_share(r->comm, 0, &r->at, sizeof r->at));
+    for (int s = 0; s < r->n_sets; s++)
+        for (size_t i = 0; i < r->sets[s].p.n; i++)
+            for (size_t k = 0; k < AC_LEN(kinds); k++)
+                if (variable(&r->sets[s].p.p[i], k))
+                    AC_TRY(share_variable(r, variable(&r->sets[s].p.p[i], k)));
+out:
+    return rc;
+}
+
+/* Continues a checksum with the values of all parameters. */
+static int sum_parameters(ac_training *r, uint32_t *crc)
+{
+    int rc = 0;
+
+    for (int s = 0; s < r->n_sets; s++)
+        for (size_t i = 0; i < r->sets[s].p.n && rc == 0; i++) {
+            const ac_var *v = r->sets[s].p.p[i].w;
+            void *x = ac_calloc(1, ac_var_bytes(v));
+            rc = x ? ac_var_read(v, x) : ac_nomem(r->dg, ac_var_bytes(v));
+            if (rc == 0)
+                *crc = ac_crc32c(*crc, x, ac_var_bytes(v));
+            free(x);
+        }
+    return rc;
+}
+
+int ac_state_compare(ac_training *r)
+{
+    uint32_t mine = 0, first;
+    double others = 0;
+    int rc = 0;
+
+    if (r->ranks == 1)
+        return 0;
+    AC_TRY(sum_parameters(r, &mine));
+    first = mine;
+    AC_TRY(ac_comm_share(r->comm, 0, &first, sizeof first));
+    others = mine != first;
+    AC_TRY(ac_comm_sum(r->comm, &others, 1));
+    if (others > 0) {
+        r->together = true;
+        rc = ac_fail(r->dg, ADDCL_E_INTERNAL, "the parameters of %.0f of %d ranks are not those of rank 0 after step %lld: ranks must compute on "
+                                              "devices of one kind", others, r->ranks, (long long)r->at.step);
+    }
+out:
     return rc;
 }

@@ -3,6 +3,7 @@
 
 #include <fnmatch.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -79,25 +80,41 @@ static ac_parameter *nth_parameter(ac_training *r, int i, const char **part)
     return &r->sets[k].p.p[i];
 }
 
-/* Clipping, Adam and EMA of every parameter; grad[i] belongs to parameter i. The norm of all gradients is output "norm". With a
+/* The input of a set's hyperparameters. */
+static const char *hyper_name(const ac_params *set, char buf[32])
+{
+    snprintf(buf, 32, "hyper.%s", set->part);
+    return buf;
+}
+
+/* Adam and EMA of a set's parameters, given the gradient of each and the squared norm of those of all sets. */
+static void update_set(ac_training *r, ac_graph *g, ac_params *set, const ac_id *grad, ac_id total)
+{
+    const ac_train_cfg *c = r->cfg;
+    char name[32];
+    ac_id hyper = ac_input(g, hyper_name(set, name), AC_F32, ac_dims(1, AC_HYPERS));
+
+    hyper = ac_clip_factor(g, hyper, total, c->optimizer.max_grad_norm);
+    for (size_t i = 0; i < set->p.n; i++) {
+        ac_parameter *p = &set->p.p[i];
+        ac_adam_in in = {.p = ac_state(g, p->w), .grad = grad[i], .m = ac_state(g, p->m), .v = ac_state(g, p->v), .hyper = hyper,
+                         .ema = p->ema ? ac_state(g, p->ema) : AC_NONE, .decoupled = c->optimizer.optimizer == AC_OPTIM_ADAMW};
+        in.rate = p->lr = rate_factor(c, set->part, p->name);
+        ac_adam(g, &in);
+    }
+}
+
+/* Clipping and update of every parameter; grad[i] belongs to parameter i. The norm of all gradients is output "norm". With a
  * loss (AC_NONE: not in this graph) that is not finite, the norm is not either, and nothing is updated. */
 static void update_nodes(ac_training *r, ac_graph *g, ac_id loss, const ac_id *grad, int n)
 {
-    const ac_train_cfg *c = r->cfg;
-    ac_id total = ac_reshape(g, ac_sum_squares(g, grad, n), ac_dims(1, 1)), hyper;
-    const char *part;
+    ac_id total = ac_reshape(g, ac_sum_squares(g, grad, n), ac_dims(1, 1));
 
     if (loss != AC_NONE)
         total = ac_add(g, total, ac_scale(g, loss, 0, 0));
     ac_set_output(g, "norm", ac_sqrt(g, total));
-    hyper = ac_clip_factor(g, ac_input(g, "hyper", AC_F32, ac_dims(1, AC_HYPERS)), total, c->optimizer.max_grad_norm);
-    for (int i = 0; i < n; i++) {
-        ac_parameter *p = nth_parameter(r, i, &part);
-        ac_adam_in in = {.p = ac_state(g, p->w), .grad = grad[i], .m = ac_state(g, p->m), .v = ac_state(g, p->v), .hyper = hyper,
-                         .ema = p->ema ? ac_state(g, p->ema) : AC_NONE, .decoupled = c->optimizer.optimizer == AC_OPTIM_ADAMW};
-        in.rate = p->lr = rate_factor(c, part, p->name);
-        ac_adam(g, &in);
-    }
+    for (int k = 0; k < r->n_sets; grad += r->sets[k++].p.n)
+        update_set(r, g, &r->sets[k], grad, total);
 }
 
 /* Gradients as the sweep makes them: kept for the update, or added to their variables at once, so that they need not live on. */
@@ -200,6 +217,8 @@ int ac_step_open(ac_training *r, ac_stepper *s)
         AC_TRY(update_graph(r, s->update_graph));
         AC_TRY(ac_exec_new(r->dev, s->update_graph, &opts, &s->update));
     }
+    if (r->ranks > 1 && !r->plan_only)
+        AC_TRY(ac_reducer_new(r, s->g, &s->reducer));
 out:
     if (rc < 0)
         ac_step_close(s);
@@ -208,6 +227,7 @@ out:
 
 void ac_step_close(ac_stepper *s)
 {
+    ac_reducer_free(s->reducer);
     ac_exec_free(s->x);
     ac_exec_free(s->update);
     ac_graph_free(s->g);
@@ -217,15 +237,24 @@ void ac_step_close(ac_stepper *s)
 
 /* ------------------------------------------------------------------------------------------ running */
 
+/* Before a set takes part its gradients are zero: without decay, Adam then changes neither parameters nor moments. Later its
+ * updates count from there, as the correction of young moments needs it. */
 static int feed_hyper(const ac_training *r, ac_exec *x)
 {
     const ac_train_cfg *c = r->cfg;
     ac_adam_cfg adam = {.lr = ac_learning_rate(c, r->at.updates), .beta1 = c->optimizer.adam_beta1, .beta2 = c->optimizer.adam_beta2,
-                        .eps = c->optimizer.adam_epsilon, .decay = c->optimizer.adam_weight_decay, .ema = ac_ema_decay(c, r->at.updates)};
+                        .eps = c->optimizer.adam_epsilon, .ema = ac_ema_decay(c, r->at.updates)};
     float h[AC_HYPERS];
+    char name[32];
+    int rc = 0;
 
-    ac_adam_hyper(&adam, r->at.updates + 1, h);
-    return ac_feed(x, "hyper", h, sizeof h);
+    for (int k = 0; k < r->n_sets && rc == 0; k++) {
+        int64_t done = r->at.updates - r->sets[k].start; /* of this set */
+        adam.decay = done >= 0 ? c->optimizer.adam_weight_decay : 0;
+        ac_adam_hyper(&adam, AC_MAX(done, (int64_t)0) + 1, h);
+        rc = ac_feed(x, hyper_name(&r->sets[k], name), h, sizeof h);
+    }
+    return rc;
 }
 
 static int zero_gradients(ac_training *r)
@@ -265,6 +294,21 @@ out:
     return rc;
 }
 
+/* The means over all ranks. */
+static int share_scalars(ac_training *r, ac_step_result *out)
+{
+    double v[1 + AC_SCALARS] = {out->loss};
+    int rc;
+
+    memcpy(v + 1, out->scalar, sizeof out->scalar);
+    AC_TRY(ac_comm_sum(r->comm, v, AC_LEN(v)));
+    out->loss = v[0] / r->ranks;
+    for (int k = 0; k < AC_SCALARS; k++)
+        out->scalar[k] = v[1 + k] / r->ranks;
+out:
+    return rc;
+}
+
 int ac_step_run(ac_training *r, ac_stepper *s, ac_step_result *out)
 {
     ac_exec *last = s->update ? s->update : s->x;
@@ -279,10 +323,11 @@ int ac_step_run(ac_training *r, ac_stepper *s, ac_step_result *out)
         if (r->loader)
             AC_TRY(ac_loader_next(r->loader, r->dg, &b));
         AC_TRY(r->recipe->feed(r, s->x, b));
-        AC_TRY(ac_run(s->x));
+        AC_TRY(s->reducer && i == s->micro - 1 ? ac_reducer_run(s->reducer, s->x) : ac_run(s->x));
         AC_TRY(add_scalars(r, s, out));
         r->at.rows += b ? (uint64_t)r->ranks * b->n : 0;
     }
+    AC_TRY(share_scalars(r, out));
     if (s->update && isfinite(out->loss))
         AC_TRY(ac_run(s->update));
     AC_TRY(fetch_scalar(last, "norm", &out->grad_norm));
@@ -295,10 +340,34 @@ out:
     return rc;
 }
 
+/* What went wrong on the first rank where something did, told on all. */
+static int share_failure(ac_training *r)
+{
+    struct failure {
+        int code;
+        char msg[AC_MSG_MAX];
+    } f;
+    int rc = 0;
+
+    for (int k = 0; k < r->ranks; k++) {
+        f.code = r->dg->code;
+        memcpy(f.msg, r->dg->msg, sizeof f.msg);
+        AC_TRY(ac_comm_share(r->comm, k, &f, sizeof f));
+        if (f.code == 0)
+            continue;
+        ac_clear(r->dg);
+        return ac_fail(r->dg, f.code, "%s", f.msg);
+    }
+out:
+    return rc;
+}
+
 int ac_step_blame(ac_training *r, ac_stepper *s)
 {
     int rc = ac_run_checked(s->x);
 
+    if (r->ranks > 1 && (rc == 0 || rc == ADDCL_E_DIVERGED))
+        rc = share_failure(r);
     if (rc == 0 && s->update)
         rc = ac_run_checked(s->update);
     if (rc == 0)

@@ -2,6 +2,7 @@
  *
  *   method_*.c   what is trained: networks, loss, inputs, validation, pictures
  *   step.c       one optimiser step as graphs on the device
+ *   reduce.c     gradients summed over the ranks
  *   state.c      checkpoints of a run, and going on from one
  *   export.c     the trained model as a diffusers folder
  *   run.c        the loop */
@@ -9,6 +10,7 @@
 #define AC_TRAIN_H
 
 #include "api_internal.h"
+#include "base/comm.h"
 #include "diff/train_config.h"
 #include "io/ckpt.h"
 #include "io/loader.h"
@@ -49,6 +51,7 @@ extern const ac_recipe ac_recipe_vae, ac_recipe_diffusion, ac_recipe_clip;
 typedef struct ac_stepper {
     ac_graph *g, *update_graph;
     ac_exec *x, *update; /* update NULL: part of x */
+    struct ac_reducer *reducer; /* NULL: there are no other ranks */
     int micro;           /* micro-batches of a step */
 } ac_stepper;
 
@@ -79,7 +82,9 @@ typedef struct ac_training {
     ac_loader *loader;
     ac_stepper stepper;
     ac_progress_state at;
+    ac_comm *comm;            /* the other ranks; borrowed. NULL: none */
     int rank, ranks;
+    bool together;            /* an end with an error that all ranks have seen */
     const addcl_train_opts *opts;
     char **prompts;           /* of sample pictures */
     size_t n_prompts;
@@ -87,8 +92,8 @@ typedef struct ac_training {
     ac_runlog *log;
 } ac_training;
 
-/* ---- run.c: the device of ctx is open. */
-int ac_train(addcl_ctx *ctx, const ac_train_cfg *cfg, const addcl_train_opts *opts) AC_CHECK_RESULT;
+/* ---- run.c: the device of ctx is open. *together: all ranks end with an error, for the same reason; rank 0 tells it. */
+int ac_train(addcl_ctx *ctx, ac_comm *comm, const ac_train_cfg *cfg, const addcl_train_opts *opts, bool *together) AC_CHECK_RESULT;
 
 /* ---- step.c */
 /* Builds the step's graphs for cfg's batch and makes them ready. */
@@ -107,6 +112,16 @@ double ac_ema_decay(const ac_train_cfg *c, int64_t k);
 /* After a step that was not finite: runs it again with every value looked at, and fails naming the first bad one. */
 int ac_step_blame(ac_training *r, ac_stepper *s) AC_CHECK_RESULT;
 
+/* ---- reduce.c */
+typedef struct ac_reducer ac_reducer;
+/* For the variables that the effects of a graph write. */
+int ac_reducer_new(ac_training *r, const ac_graph *g, ac_reducer **out) AC_CHECK_RESULT;
+void ac_reducer_free(ac_reducer *d);
+/* Runs that graph; then the variables hold the sums over all ranks of what they would hold. */
+int ac_reducer_run(ac_reducer *d, ac_exec *x) AC_CHECK_RESULT;
+/* Notes the time it took. NULL: nothing to tell. */
+void ac_reducer_tell(const ac_reducer *d);
+
 /* ---- bench.c: a step of the shipped model's size on random values, ready to be run. */
 typedef struct ac_train_bench {
     ac_train_cfg *cfg;
@@ -119,6 +134,10 @@ void ac_train_bench_close(ac_train_bench *b);
 int ac_state_save(ac_training *r) AC_CHECK_RESULT;
 /* Goes on from cfg's checkpoint, or the newest; *found tells whether there was one. */
 int ac_state_restore(ac_training *r, const char *which, bool *found) AC_CHECK_RESULT;
+/* Makes the state of every rank that of rank 0. */
+int ac_state_share(ac_training *r) AC_CHECK_RESULT;
+/* Fails on every rank when the parameters of one are not those of rank 0, bit for bit. */
+int ac_state_compare(ac_training *r) AC_CHECK_RESULT;
 
 /* ---- export.c */
 /* Writes the averaged (or, without EMA, the live) parameters as `dir`, a diffusers folder; replaces it once it is whole. */

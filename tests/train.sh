@@ -1,0 +1,206 @@
+#!/bin/sh
+# train.sh - `add-cl train` on the 64 pictures of examples/emoji/data64: a whole run, resuming, being killed, full disks, numbers
+# that are not finite. Prints TAP. ADD_CL, SRCDIR: see cli.sh. ADDCL_KILLS: how often a run is killed (5).
+
+SRCDIR=${SRCDIR:-${srcdir:-.}}
+ADD_CL=${ADD_CL:-./add-cl}
+case $ADD_CL in
+/*) ;;
+*) ADD_CL=$PWD/$ADD_CL ;;
+esac
+if [ -r "$SRCDIR/tests/env.sh" ]; then
+    . "$SRCDIR/tests/env.sh"
+fi
+here=$(cd "$SRCDIR" && pwd) || exit 99
+kills=${ADDCL_KILLS:-5}
+
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/add-cl-train.XXXXXX") || exit 99
+trap 'kill -9 $pid 2>/dev/null; rm -rf "$tmp"' EXIT
+trap 'exit 99' HUP INT TERM
+cd "$tmp" || exit 99
+
+tests=0
+failures=0
+pid=
+
+ok()
+{
+    tests=$((tests + 1))
+    echo "ok $tests - $1"
+}
+
+not_ok()
+{
+    tests=$((tests + 1))
+    failures=$((failures + 1))
+    echo "not ok $tests - $1"
+    shift
+    printf '%s\n' "$@" | sed 's/^/# /'
+}
+
+# check NAME COMMAND...
+check()
+{
+    name=$1
+    shift
+    if "$@"; then ok "$name"; else not_ok "$name" "failed: $*" "$(tail -n 3 err)"; fi
+}
+
+# train CODE NAME PATTERN ARGUMENT... - the run ends with CODE and its messages match PATTERN.
+train()
+{
+    want=$1 name=$2 pattern=$3
+    shift 3
+    "$ADD_CL" train run.ini "$@" >out 2>err
+    got=$?
+    if [ $got -ne "$want" ]; then
+        not_ok "$name" "exit code $got, not $want: add-cl train run.ini $*" "$(tail -n 3 err)"
+    elif [ -n "$pattern" ] && ! grep -q -e "$pattern" err; then
+        not_ok "$name" "no '$pattern' in the messages of: add-cl train run.ini $*" "$(tail -n 3 err)"
+    else
+        ok "$name"
+    fi
+}
+
+# The parameters, moments and averages of a checkpoint.
+tensors()
+{
+    sha256sum <"$1/checkpoints/step-$2/unet.safetensors"
+}
+
+newest()
+{
+    ls "$1/checkpoints" 2>/dev/null | grep '^step-[0-9]*$' | sort | tail -n 1
+}
+
+cat >run.ini <<EOF
+[run]
+method = diffusion
+output_dir = run
+max_train_steps = 20
+report_steps = 1
+[model]
+config = $here/examples/emoji/smoke
+vae = $here/models/emoji-teacher/vae
+text_encoder = $here/models/emoji-teacher/text_encoder
+tokenizer = $here/models/emoji-teacher/tokenizer
+scheduler = $here/models/emoji-teacher/scheduler
+[data]
+train_data_dir = $here/examples/emoji/data64
+validation_list = $here/models/emoji-teacher/val_split.json
+resolution = 64
+random_flip = yes
+train_batch_size = 4
+cache_dir = $tmp/cache
+[optimizer]
+learning_rate = 1e-3
+ema_decay = 0.9
+lr_scheduler = cosine
+lr_warmup_steps = 5
+[validation]
+validation_steps = 0
+sample_steps = 0
+num_validation_images = 4
+num_inference_steps = 2
+[checkpoint]
+checkpointing_steps = 10
+EOF
+
+# ---- a run
+train 0 "dry run" "TFLOP a step" --dry-run
+check "a dry run leaves nothing" test ! -e run
+train 0 "a run from scratch" "step 20/20" --set validation.validation_steps=20 --set validation.sample_steps=20
+for f in config.ini log.csv events.jsonl report.html samples/step-000020.png checkpoints/step-000010/manifest.json \
+    checkpoints/step-000020/state.json model/model_index.json model/unet/diffusion_pytorch_model.safetensors model/README.md; do
+    check "it writes $f" test -s "run/$f"
+done
+check "20 rows of numbers" test "$(wc -l <run/log.csv)" -eq 21
+"$ADD_CL" sample -m run/model -p heart --steps 2 -o heart.png >out 2>err
+check "sample takes the exported model" test -s heart.png
+"$ADD_CL" convert run/model single.safetensors >out 2>err && "$ADD_CL" sample -m single.safetensors -p heart --steps 2 -o again.png >out 2>err
+check "and so converted to a single file" test -s again.png
+train 2 "a run that is there is not overwritten" "go on with --resume"
+train 0 "validation of a checkpoint" "held out" --validate --resume
+
+# ---- resuming
+train 0 "ten steps" "" --set run.output_dir=halves --set run.max_train_steps=20 --set run.max_train_time=0 --set checkpoint.checkpointing_steps=5
+rm -rf halves/checkpoints/step-000015 halves/checkpoints/step-000020
+train 0 "and ten more" "going on from step 10" --set run.output_dir=halves --set checkpoint.checkpointing_steps=5 --resume
+check "give the same bits as twenty" test "$(tensors run 000020)" = "$(tensors halves 000020)"
+check "without a step twice in the log" test "$(cut -d, -f1 halves/log.csv | sort | uniq -d | wc -l)" -eq 0
+printf 'x' | dd of=halves/checkpoints/step-000020/unet.safetensors bs=1 seek=5000 conv=notrunc 2>/dev/null
+train 0 "a damaged checkpoint is passed over" "step-000020" --set run.output_dir=halves --set checkpoint.checkpointing_steps=5 --resume
+check "and the run comes to the same end" test "$(tensors run 000020)" = "$(tensors halves 000020)"
+train 0 "accumulated gradients" "step 3/3" --set run.output_dir=micro --set run.max_train_steps=3 --set optimizer.gradient_accumulation_steps=2
+
+# ---- signals
+long="--set run.output_dir=long --set run.max_train_steps=100000 --set checkpoint.checkpointing_steps=3"
+begin()
+{
+    "$ADD_CL" train run.ini $long "$@" >out 2>err &
+    pid=$!
+}
+# Waits until the run has written a checkpoint newer than $1 (at most a minute).
+await()
+{
+    n=0
+    while [ "$(newest long)" = "$1" ] && [ $n -lt 600 ]; do
+        sleep 0.1
+        n=$((n + 1))
+    done
+}
+begin
+await ""
+"$ADD_CL" train run.ini $long --resume >out2 2>err2
+check "a second trainer is refused" grep -q "$pid" err2
+kill -TERM $pid
+wait $pid
+check "SIGTERM ends with 143" test $? -eq 143
+last=$(tail -n 1 long/log.csv | cut -d, -f1)
+check "after a checkpoint of the last step" test "$(newest long)" = "step-$(printf %06d "$last")"
+# (Not in the background, where the shell has SIGINT ignored.)
+timeout --preserve-status -k 60 -s INT 4 "$ADD_CL" train run.ini $long --resume >out 2>err
+check "SIGINT ends with 130" test $? -eq 130
+
+# ---- kill -9: at most one interval is lost, never a checkpoint
+lost=0
+i=0
+while [ $i -lt "$kills" ]; do
+    before=$(newest long)
+    begin --resume
+    await "$before"
+    sleep "0.$((i * 7 % 10))$((i * 3 % 10))"
+    kill -9 $pid
+    wait $pid 2>/dev/null
+    step=$(newest long | sed 's/step-0*//')
+    row=$(tail -n 1 long/log.csv | cut -d, -f1)
+    if [ $((row - step)) -gt 3 ] || ! "$ADD_CL" train run.ini $long --validate --resume >out 2>err2; then
+        lost=$((lost + 1))
+        echo "# killed at step $row with checkpoint $step: $(tail -n 1 err2)"
+    fi
+    i=$((i + 1))
+done
+check "killed $kills times, it goes on from the last checkpoint" test $lost -eq 0
+check "and leaves no temporary folders behind for long" test "$(ls -A long/checkpoints | grep -c tmp)" -le 1
+
+# ---- a full disk
+kept=$(newest long)
+(ulimit -f 512 && "$ADD_CL" train run.ini $long --resume >out 2>err)
+check "a full disk is an error" test $? -eq 1
+check "that says so" grep -q -i "file too large\|no space" err
+check "and the checkpoint before is still there" test "$(newest long)" = "$kept"
+"$ADD_CL" train run.ini $long --validate --resume >out 2>err
+check "and whole" test $? -eq 0
+
+# ---- numbers that are not finite
+cp -R run/model broken
+printf '\377\377\377\377' >nan
+size=$(wc -c <broken/unet/diffusion_pytorch_model.safetensors)
+dd if=nan of=broken/unet/diffusion_pytorch_model.safetensors bs=1 seek=$((size - 4)) conv=notrunc 2>/dev/null
+train 6 "not a number: exit 6" "after 4 steps in a row" --set run.output_dir=nan-run --set model.config= --set model.vae= --set model.text_encoder= \
+    --set model.tokenizer= --set model.scheduler= --set model.pretrained_model="$tmp/broken" --set run.max_bad_steps=4
+check "naming the tensor" grep -q "time_emb\|element .* is " err
+check "and saving nothing of it" test -z "$(newest nan-run)"
+
+echo "1..$tests"
+exit $((failures > 0))
