@@ -44,7 +44,7 @@ typedef struct ac_kern {
     void (*setup)(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l);
 } ac_kern;
 
-enum { AC_SMALL = 1, AC_FULL = 2 }; /* tests and self-test; speed */
+enum { AC_SMALL = 1, AC_FULL = 2, AC_FED = 4 }; /* tests and self-test; speed; weights are inputs of the run, not constants */
 
 /* A shape on which the op is tested or timed. */
 typedef struct ac_case {

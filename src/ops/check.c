@@ -55,7 +55,7 @@ int ac_case_graph_new(const ac_op *op, const ac_case *c, ac_type wt, ac_diag *dg
     if (!(out->g = ac_graph_new(dg, wt)))
         return ac_nomem(dg, sizeof *out->g);
     for (int k = 0; k < op->n_in + op->n_opt; k++) {
-        bool weight = op->typed >> k & 1;
+        bool weight = (op->typed >> k & 1) && !(c->tags & AC_FED);
         ac_type type = op->ints >> k & 1 ? AC_I32 : weight ? wt : AC_F32;
         char name[8];
         out->id[k] = AC_NONE;

@@ -236,7 +236,7 @@ static const ac_kern kern[] = {
 
 #define MM(name, M, N, K, ...) {name, AC_SMALL, {{2, {M, K}}, {2, {N, K}}, __VA_ARGS__}, {{0, 1}, {0}}, 1e-5}
 #define SPEED(M, N, K) {#M "x" #N "x" #K, AC_FULL, {{2, {M, K}}, {2, {N, K}}}, {{0, 1}, {0}}, 1e-5}
-#define DW_SPEED(M, N, K) {"dw_" #M "x" #N "x" #K, AC_FULL, {{2, {K, M}}, {2, {K, N}}}, {{1, 0}, {0}}, 1e-5}
+#define DW_SPEED(M, N, K) {"dw_" #M "x" #N "x" #K, AC_FULL | AC_FED, {{2, {K, M}}, {2, {K, N}}}, {{1, 0}, {0}}, 1e-5}
 static const ac_case cases[] = {
     MM("13x37x29", 13, 37, 29, {0}),
     MM("1x5x300", 1, 5, 300, {0}),
