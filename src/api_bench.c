@@ -424,7 +424,7 @@ int addcl_bench(addcl_ctx *ctx, const char *name, addcl_type type, int reps, add
         AC_TRY(bench_ops(&b, &ac_op_group_norm, name));
         return bench_ops(&b, &ac_op_layer_norm, name);
     }
-    rc = ac_fail(&ctx->dg, ADDCL_E_ARG, "\"%s\" is no benchmark: gemm conv conv_bx conv_bw attn attn_bwd norm text unet vae vae_tiny image", name);
+    rc = ac_fail(&ctx->dg, ADDCL_E_ARG, "\"%s\" is no benchmark: gemm conv conv_bx conv_bw attn attn_bwd norm text unet vae vae_tiny image train_unet", name);
 out:
     return rc;
 }

@@ -1,6 +1,6 @@
-/* patch_disc.c - a discriminator that judges patches of a picture, each by itself (PatchGAN; Isola et al. 2017, appendix
- * 6.1.2). Group normalisation stands where the original has batch normalisation: verdicts do not depend on the rest of
- * the batch, and there are no running statistics to keep. */
+/* patch_disc.c - a discriminator that judges patches of a picture, each by itself (PatchGAN; Isola et al. 2017,
+ * appendix 6.1.2). Group normalisation stands where the original has batch normalisation: verdicts do not depend on the
+ * rest of the batch, and there are no running statistics to keep. */
 #include "model/nets.h"
 
 enum { WIDTH = 64, LEVELS = 3, LEAST = 8, GROUPS = 32 };
