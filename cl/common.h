@@ -215,10 +215,11 @@ floatv relu(floatv x)
 #define EPILOGUE_ARGS   BIAS_ARG ROW_ARG RES_ARG
 
 /*
- * ---- Phases of the gradient of a convolution's input. Along an axis, input row i is read by the taps t = i + pad modulo the
- * stride, tap t for output row (i + pad - t) / stride. So the rows i = phase + stride n of one phase are a convolution of
- * stride 1 of the output's gradient by every stride-th tap in reverse: the taps t = first + stride (taps - 1 - u) for
- * u < taps, where row n reads from n - pad' + u. Packed taps are in order of phases, those of one in order of u. ----
+ * ---- Phases of the gradient of a convolution's input. Along an axis, tap t brings input row i to output row
+ * (i + pad - t) / stride, if that is a whole number. So the rows i = phase + stride n of one phase are a convolution of
+ * stride 1 of the output's gradient by every stride-th tap in reverse: tap u < taps of the phase is
+ * t = (phase + pad) % stride + stride (taps - 1 - u), and row n begins to read at n - pad', with a pad' of the phase.
+ * Packed taps (r, s) are in the order of phases (py, px), those of one in the order of (u, v). ----
  */
 int phase_taps(int phase, int pad, int size, int stride)
 {

@@ -76,7 +76,9 @@ ac_id ac_loss_clip(ac_graph *g, ac_id image, ac_id text, ac_id scale)
 
 ac_id ac_loss_discriminator(ac_graph *g, ac_id real, ac_id made)
 {
-    ac_id below = mean_of_all(g, ac_relu(g, ac_scale(g, real, -1, 1))), above = mean_of_all(g, ac_relu(g, ac_scale(g, made, 1, 1)));
+    ac_id below = mean_of_all(g, ac_relu(g, ac_scale(g, real, -1, 1)));
+    ac_id above = mean_of_all(g, ac_relu(g, ac_scale(g, made, 1, 1)));
+
     return ac_scale(g, ac_add(g, below, above), 0.5, 0);
 }
 

@@ -18,8 +18,8 @@ ac_id ac_loss_kl(ac_graph *g, ac_id mean, ac_id logvar);
  * length; scale [1] multiplies their cosines. Half the sum of both directions. */
 ac_id ac_loss_clip(ac_graph *g, ac_id image, ac_id text, ac_id scale);
 
-/* Between adversaries (hinge loss; Lim and Ye 2017), of a discriminator's verdicts, any shape. The discriminator wants those on
- * real pictures above 1, those on made ones below -1; the mean of both errors. */
+/* Between adversaries (hinge loss; Lim and Ye 2017), of a discriminator's verdicts, any shape. The discriminator wants
+ * those on real pictures above 1, those on made ones below -1; the mean of both errors. */
 ac_id ac_loss_discriminator(ac_graph *g, ac_id real, ac_id made);
 /* The generator wants verdicts on made pictures large: minus their mean. */
 ac_id ac_loss_generator(ac_graph *g, ac_id made);

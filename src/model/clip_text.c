@@ -94,6 +94,7 @@ ac_clip_out ac_clip_text(ac_net *m, const ac_clip_cfg *c, ac_id ids, ac_id eos)
         ac_id h = embeddings(m, c, ids);
         for (int i = 0; i < c->layers; i++)
             WITH_SCOPE(m, "encoder.layers.%d", i)
+            NN_BLOCK(m)
             {
                 out.penultimate = h; /* before the last layer */
                 h = ac_add(g, self_attention(m, c, nn_layer_norm(m, "layer_norm1", h, c->eps)), h);

@@ -56,7 +56,7 @@ static bool starts_at_zero(const char *part, const char *name)
 
 static bool is_table(const char *name)
 {
-    return strstr(name, "embedding.weight") || ends(name, "cls_token") || ends(name, "mask_token") || strstr(name, "position_embeddings");
+    return strstr(name, "embedding.weight") || ends(name, "cls_token") || ends(name, "class_embedding") || ends(name, "mask_token") || strstr(name, "position_embeddings");
 }
 
 static uint64_t name_stream(const char *name)

@@ -24,7 +24,7 @@ typedef struct ac_params {
     ac_layout *layout;   /* where initial values come from, only read while parameters are made; NULL: random ones */
     uint64_t seed;       /* of random initial values */
     double logit_scale;  /* initial value of a parameter of that name */
-    int64_t start;       /* updates of the run before these parameters take part; the loss makes their gradients 0 until then */
+    int64_t start;       /* updates of the run before these take part; the loss makes their gradients 0 until then */
     bool live_only;      /* no averages are kept */
     bool averages;       /* graphs built now read ema instead of w */
     AC_VEC(ac_parameter) p; /* in the order of first use */
@@ -36,8 +36,8 @@ ac_id ac_params_leaf(ac_params *s, ac_graph *g, const char *name, const ac_shape
 ac_parameter *ac_params_find(const ac_params *s, const char *name); /* NULL: there is none */
 int64_t ac_params_count(const ac_params *s);                        /* elements */
 
-/* Makes moments, with `ema` averages (starting at the values; unless live_only) and with `grads` gradient sums for all parameters,
- * where they are missing. */
+/* Makes moments, with `ema` averages (starting at the values; unless live_only) and with `grads` gradient sums for all
+ * parameters, where they are missing. */
 int ac_params_train(ac_params *s, bool ema, bool grads) AC_CHECK_RESULT;
 /* Bytes of all variables. */
 uint64_t ac_params_bytes(const ac_params *s);

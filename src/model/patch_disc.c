@@ -23,8 +23,7 @@ ac_id ac_patch_disc(ac_net *m, ac_id image)
     ac_id h = ac_leaky_relu(m->g, nn_conv(m, "conv_in", image, WIDTH, 4, &half), slope);
 
     for (int i = 1; i <= levels; i++)
-        WITH_SCOPE(m, "blocks.%d", i - 1)
-        {
+        WITH_SCOPE (m, "blocks.%d", i - 1) {
             h = nn_conv(m, "conv", h, WIDTH << i, 4, i < levels ? &half : &same);
             h = ac_leaky_relu(m->g, nn_group_norm(m, "norm", h, GROUPS, eps, AC_ACT_NONE), slope);
         }

@@ -73,11 +73,14 @@ static ac_id mid(ac_net *m, const ac_vae_cfg *c, ac_id h)
     WITH_SCOPE(m, "mid_block")
     {
         WITH_SCOPE(m, "resnets.0")
+        NN_BLOCK(m)
         h = resnet(m, c, h, C);
         if (c->mid_attn)
             WITH_SCOPE(m, "attentions.0")
+            NN_BLOCK(m)
             h = attention(m, c, h);
         WITH_SCOPE(m, "resnets.1")
+        NN_BLOCK(m)
         h = resnet(m, c, h, C);
         nn_tap(m, "", h);
     }
@@ -97,6 +100,7 @@ ac_id ac_vae_encode(ac_net *m, const ac_vae_cfg *c, ac_id image)
             {
                 for (int j = 0; j < c->layers; j++)
                     WITH_SCOPE(m, "resnets.%d", j)
+                    NN_BLOCK(m)
                     h = resnet(m, c, h, c->channels[i]);
                 if (i < c->levels - 1)
                     WITH_SCOPE(m, "downsamplers.0")
@@ -127,6 +131,7 @@ ac_id ac_vae_decode(ac_net *m, const ac_vae_cfg *c, ac_id z)
                 int C = c->channels[c->levels - 1 - i];
                 for (int j = 0; j <= c->layers; j++)
                     WITH_SCOPE(m, "resnets.%d", j)
+                    NN_BLOCK(m)
                     h = resnet(m, c, h, C);
                 if (i < c->levels - 1) {
                     ac_conv_at up = {1, 1, 1, 1, 1, 2 * nn_dim(m, h, 1), 2 * nn_dim(m, h, 2)};

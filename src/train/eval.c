@@ -13,8 +13,11 @@ void ac_use_averages(ac_training *r, bool averages)
 
 size_t ac_eval_count(const ac_training *r)
 {
+    enum { TRAINING_ONLY = 256 }; /* where nothing is held out */
     size_t n = ac_data_count(r->data, AC_SPLIT_VAL), limit = (size_t)r->cfg->validation.validation_images;
 
+    if (n == 0)
+        n = AC_MIN(ac_data_count(r->data, AC_SPLIT_TRAIN), (size_t)TRAINING_ONLY);
     return limit ? AC_MIN(n, limit) : n;
 }
 
@@ -31,7 +34,7 @@ int ac_eval_batch(ac_training *r, ac_split split, size_t k, size_t n, ac_batch *
         ac_eval_free(b);
         return ac_nomem(r->dg, n * pixels * sizeof(float));
     }
-    for (size_t i = 0; i < n && rc >= 0; i++) {
+    for (size_t i = 0; all && i < n && rc >= 0; i++) {
         rc = ac_data_fetch(r->data, member[(k + i) * all / looked], AC_EPOCH_PLAIN, r->dg, b->image + b->n * pixels, &b->sample[b->n]);
         b->n += rc == 0;
         if (rc < 0 && ac_data_is_broken(rc)) {

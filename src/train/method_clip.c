@@ -298,10 +298,11 @@ out:
 
 static json_t *vit_json(const ac_vit_cfg *c)
 {
-    return json_pack("{s:[s], s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:b, s:f, s:f, s:b, s:i}", "architectures", "Dinov2Model", "model_type",
+    return json_pack("{s:[s], s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:b, s:f, s:f, s:b, s:b, s:i}", "architectures", "Dinov2Model", "model_type",
                      "dinov2", "hidden_size", c->width, "num_hidden_layers", c->layers, "num_attention_heads", c->heads, "mlp_ratio", c->ff / c->width,
                      "num_channels", c->channels, "patch_size", c->patch, "image_size", c->image_size, "hidden_act", "gelu", "qkv_bias", 1,
-                     "layer_norm_eps", c->eps, "layerscale_value", 1.0, "use_swiglu_ffn", 0, "projection_dim", c->projection);
+                     "layer_norm_eps", c->eps, "layerscale_value", 1.0, "use_swiglu_ffn", 0, "use_mask_token", 0, "projection_dim",
+                     c->projection);
 }
 
 static json_t *text_json(const clip *m)

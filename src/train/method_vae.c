@@ -1,5 +1,5 @@
-/* method_vae.c - an autoencoder: pictures through a small latent and back (Kingma and Welling 2014; Rombach et al. 2022), if wanted
- * against a discriminator (Esser et al. 2021). */
+/* method_vae.c - an autoencoder: pictures through a small latent and back (Kingma and Welling 2014; Rombach et al.
+ * 2022), if wanted against a discriminator (Esser et al. 2021). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,7 +57,8 @@ static int open_vae(ac_training *r)
     v->B = (int)r->cfg->data.train_batch_size;
     v->side = (int)r->cfg->data.resolution;
     if (v->side % f)
-        return ac_fail(r->dg, ADDCL_E_ARG, "pictures of %d pixels do not divide by %d: choose a multiple for data.resolution", v->side, f);
+        return ac_fail(r->dg, ADDCL_E_ARG,
+                       "pictures of %d pixels do not divide by %d: choose a multiple for data.resolution", v->side, f);
     v->h = v->w = v->side / f;
     v->C = c->latent;
     v->noise = ac_calloc((size_t)v->B * (size_t)v->h * (size_t)v->w * (size_t)v->C, sizeof(float));
@@ -95,7 +96,8 @@ static ac_id weighted(ac_graph *g, ac_id sum, double weight, ac_id term)
 ac_id ac_vae_loss(ac_graph *g, const ac_train_cfg *c, ac_id image, ac_id decoded, ac_id moments)
 {
     int64_t C = g->rc ? 1 : ac_shape_of(g, moments)->d[3] / 2;
-    ac_id kl = ac_loss_kl(g, ac_slice(g, moments, 3, 0, C), ac_slice(g, moments, 3, C, C)), l1 = ac_loss_l1(g, decoded, image), sum = AC_NONE;
+    ac_id kl = ac_loss_kl(g, ac_slice(g, moments, 3, 0, C), ac_slice(g, moments, 3, C, C)),
+          l1 = ac_loss_l1(g, decoded, image), sum = AC_NONE;
 
     ac_set_output(g, "l1", l1);
     ac_set_output(g, "kl", kl);
@@ -114,10 +116,10 @@ static ac_id gradient_of(ac_graph *g, ac_id x)
     return ac_sub(g, x, ac_stop(g, x));
 }
 
-/* What both adversaries strive for, as one term of the loss. The discriminator sees the decoded picture as a constant, so its own
- * loss does not reach the autoencoder; the slope of its verdict at the picture, as a constant, is what the autoencoder follows, so
- * that the verdict does not reach the discriminator. The term's value is the autoencoder's share alone. Outputs "generator" and
- * "discriminator": both losses. */
+/* What both adversaries strive for, as one term of the loss. The discriminator sees the decoded picture as a constant,
+ * so its own loss does not reach the autoencoder; the slope of its verdict at the picture, as a constant, is what the
+ * autoencoder follows, so that the verdict does not reach the discriminator. The term's value is the autoencoder's
+ * share alone. Outputs "generator" and "discriminator": both losses. */
 static ac_id adversarial(ac_training *r, ac_graph *g, ac_id image, ac_id decoded)
 {
     ac_weights w = {.train = &r->sets[DISCRIMINATOR], .part = "discriminator", .dg = r->dg};
@@ -137,7 +139,8 @@ static ac_id adversarial(ac_training *r, ac_graph *g, ac_id image, ac_id decoded
 static ac_id loss(ac_training *r, ac_graph *g, int B)
 {
     const vae *v = r->method;
-    ac_id image = ac_input(g, "image", AC_F32, ac_dims(4, B, v->side, v->side, 3)), noise = ac_input(g, "noise", AC_F32, ac_dims(4, B, v->h, v->w, v->C));
+    ac_id image = ac_input(g, "image", AC_F32, ac_dims(4, B, v->side, v->side, 3)),
+          noise = ac_input(g, "noise", AC_F32, ac_dims(4, B, v->h, v->w, v->C));
     ac_id moments, mean, std, decoded, sum;
     ac_weights w;
     ac_net m = net_of(r, g, &w);
@@ -168,7 +171,8 @@ out:
     return rc;
 }
 
-/* ------------------------------------------------------------------------------------------ validation: pictures decoded from the posterior's mean */
+/* ------------------------------------------------------------------------------------------ validation */
+/* Pictures decoded from the posterior's mean. */
 
 static int reconstruction(ac_training *r, ac_graph **graph, ac_exec **x)
 {
@@ -206,7 +210,8 @@ out:
     return rc;
 }
 
-/* PSNR in dB of pixels in 0..255 terms: 10 log10(range^2 / mean squared error), range 2, errors pooled over all pictures. */
+/* PSNR in dB of pixels in 0..255 terms: 10 log10(range^2 / mean squared error), range 2, errors pooled over all
+ * pictures. */
 static int psnr(ac_training *r, ac_exec *x, ac_split split, double *db)
 {
     const vae *v = r->method;
@@ -249,7 +254,8 @@ static int pictures(ac_training *r, const char *path)
 {
     vae *v = r->method;
     bool held = ac_data_count(r->data, AC_SPLIT_VAL) > 0;
-    size_t pixels = (size_t)v->side * (size_t)v->side * 3, n = AC_MIN((size_t)r->cfg->validation.num_validation_images, (size_t)v->B);
+    size_t pixels = (size_t)v->side * (size_t)v->side * 3,
+           n = AC_MIN((size_t)r->cfg->validation.num_validation_images, (size_t)v->B);
     float *sheet = ac_calloc(2 * n * pixels, sizeof *sheet);
     ac_graph *g = NULL;
     ac_exec *x = NULL;

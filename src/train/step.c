@@ -97,8 +97,9 @@ static void update_set(ac_training *r, ac_graph *g, ac_params *set, const ac_id 
     hyper = ac_clip_factor(g, hyper, total, c->optimizer.max_grad_norm);
     for (size_t i = 0; i < set->p.n; i++) {
         ac_parameter *p = &set->p.p[i];
-        ac_adam_in in = {.p = ac_state(g, p->w), .grad = grad[i], .m = ac_state(g, p->m), .v = ac_state(g, p->v), .hyper = hyper,
-                         .ema = p->ema ? ac_state(g, p->ema) : AC_NONE, .decoupled = c->optimizer.optimizer == AC_OPTIM_ADAMW};
+        ac_adam_in in = {.p = ac_state(g, p->w), .grad = grad[i], .m = ac_state(g, p->m), .v = ac_state(g, p->v),
+                         .ema = p->ema ? ac_state(g, p->ema) : AC_NONE, .hyper = hyper,
+                         .decoupled = c->optimizer.optimizer == AC_OPTIM_ADAMW};
         in.rate = p->lr = rate_factor(c, set->part, p->name);
         ac_adam(g, &in);
     }
@@ -237,13 +238,14 @@ void ac_step_close(ac_stepper *s)
 
 /* ------------------------------------------------------------------------------------------ running */
 
-/* Before a set takes part its gradients are zero: without decay, Adam then changes neither parameters nor moments. Later its
- * updates count from there, as the correction of young moments needs it. */
+/* Before a set takes part its gradients are zero: without decay, Adam then changes neither parameters nor moments. Later
+ * its updates count from there, as the correction of young moments needs it. */
 static int feed_hyper(const ac_training *r, ac_exec *x)
 {
     const ac_train_cfg *c = r->cfg;
-    ac_adam_cfg adam = {.lr = ac_learning_rate(c, r->at.updates), .beta1 = c->optimizer.adam_beta1, .beta2 = c->optimizer.adam_beta2,
-                        .eps = c->optimizer.adam_epsilon, .ema = ac_ema_decay(c, r->at.updates)};
+    ac_adam_cfg adam = {.lr = ac_learning_rate(c, r->at.updates), .beta1 = c->optimizer.adam_beta1,
+                        .beta2 = c->optimizer.adam_beta2, .eps = c->optimizer.adam_epsilon,
+                        .ema = ac_ema_decay(c, r->at.updates)};
     float h[AC_HYPERS];
     char name[32];
     int rc = 0;
