@@ -43,7 +43,7 @@ static void duel_open(duel *d, const char *const *more)
                            "run.max_train_steps=100",  "model.config=none",
                            "data.train_data_dir=none", "data.resolution=16",
                            "data.train_batch_size=2",  "optimizer.learning_rate=1e-3",
-                           "optimizer.ema_decay=0.9",  "loss.adversarial_weight=" WEIGHT};
+                           "optimizer.ema_decay=0.9",  ("loss.adversarial_weight=" WEIGHT)};
     size_t n = 0;
     uint64_t seed = 1;
 

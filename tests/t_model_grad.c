@@ -192,7 +192,7 @@ static const struct net {
     {"unet_sd2", "unet", false, true, {unet}},
     {"unet_sdxl", "unet", false, true, {unet}},
     {"vae", "vae", false, true, {vae_encode, vae_decode}},
-    {"taesd", "taesd", false, true, {taesd_encode, taesd_decode}},
+    {"taesd", "taesd", false, false, {taesd_encode, taesd_decode}},
     {"clip_text_quick_gelu", "text_encoder", false, true, {clip_text}},
     {"clip_text_gelu_proj", "text_encoder", false, true, {clip_text}},
     {"clip_vision", "image_encoder", true, true, {clip_image_embeds, clip_image_normalised, clip_image_layer}},

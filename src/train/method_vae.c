@@ -15,6 +15,7 @@ typedef struct vae {
     int B, side, h, w, C; /* batch; pixels; latent */
     float *noise;         /* [B,h,w,C] */
     float *out;           /* pictures of a batch */
+    double sum, squares, n; /* over latents of training pictures, from the last validation */
 } vae;
 
 static const ac_recipe adversarial_recipe;
@@ -187,7 +188,9 @@ static int reconstruction(ac_training *r, ac_graph **graph, ac_exec **x)
     ac_use_averages(r, true);
     m = net_of(r, g, &w);
     moments = ac_vae_encode(&m, &r->model->vae, ac_input(g, "image", AC_F32, ac_dims(4, v->B, v->side, v->side, 3)));
-    ac_set_output(g, "decoded", ac_vae_decode(&m, &r->model->vae, ac_slice(g, moments, 3, 0, v->C)));
+    moments = ac_slice(g, moments, 3, 0, v->C);
+    ac_set_output(g, "mean", moments);
+    ac_set_output(g, "decoded", ac_vae_decode(&m, &r->model->vae, moments));
     ac_use_averages(r, false);
     return ac_exec_new(r->dev, g, NULL, x);
 }
@@ -210,19 +213,38 @@ out:
     return rc;
 }
 
+/* Adds the latents of the n pictures just reconstructed to the statistics. */
+static int add_latents(vae *v, ac_exec *x, size_t n)
+{
+    size_t one = (size_t)v->h * (size_t)v->w * (size_t)v->C;
+    int rc;
+
+    AC_TRY(ac_fetch(x, "mean", v->noise, (size_t)v->B * one * sizeof(float)));
+    for (size_t i = 0; i < n * one; i++) {
+        v->sum += (double)v->noise[i];
+        v->squares += (double)v->noise[i] * (double)v->noise[i];
+    }
+    v->n += (double)(n * one);
+out:
+    return rc;
+}
+
 /* PSNR in dB of pixels in 0..255 terms: 10 log10(range^2 / mean squared error), range 2, errors pooled over all
  * pictures. */
 static int psnr(ac_training *r, ac_exec *x, ac_split split, double *db)
 {
-    const vae *v = r->method;
+    vae *v = r->method;
     size_t pixels = (size_t)v->side * (size_t)v->side * 3, n = ac_eval_count(r), done = 0;
     double sum = 0;
     int rc = 0;
+
+    v->sum = v->squares = v->n = 0;
 
     for (size_t k = 0; k < n; k += (size_t)v->B) {
         ac_batch b;
         AC_TRY(ac_eval_batch(r, split, k, AC_MIN((size_t)v->B, n - k), &b));
         rc = reconstruct(r, x, b.image, b.n);
+        rc = rc < 0 ? rc : add_latents(v, x, b.n);
         for (size_t i = 0; rc == 0 && i < b.n * pixels; i++)
             sum += ((double)v->out[i] - (double)b.image[i]) * ((double)v->out[i] - (double)b.image[i]);
         done += b.n;
@@ -246,6 +268,28 @@ static int validate(ac_training *r, double *held_out, double *training)
 out:
     ac_exec_free(x);
     ac_graph_free(g);
+    return rc;
+}
+
+/* From scratch, the factor that makes latents of unit variance, which is what diffusion models expect (Rombach et al. 2022). */
+static int export_vae(ac_training *r, const char *dir)
+{
+    const ac_part *p = &r->model->part[AC_VAE];
+    vae *v = r->method;
+    double held_out, training, mean, variance;
+    int rc;
+
+    if (!p->layout) {
+        AC_TRY(validate(r, &held_out, &training)); /* ends with the training pictures */
+        mean = v->sum / v->n;
+        variance = v->squares / v->n - mean * mean;
+        if (variance > 0 && json_object_set_new(p->json.obj, "scaling_factor", json_real(1 / sqrt(variance)))) {
+            rc = ac_nomem(r->dg, 1);
+            goto out;
+        }
+    }
+    rc = ac_export_model(r, dir);
+out:
     return rc;
 }
 
@@ -283,7 +327,7 @@ out:
 #define RECIPE(...)                                                                                                    \
     {                                                                                                                  \
         .name = "vae", .measure = "psnr", .scalar = {__VA_ARGS__}, .open = open_vae, .close = close_vae, .loss = loss, \
-        .feed = feed, .validate = validate, .pictures = pictures, .export = ac_export_model                            \
+        .feed = feed, .validate = validate, .pictures = pictures, .export = export_vae                                 \
     }
 
 const ac_recipe ac_recipe_vae = RECIPE("l1", "kl");
