@@ -36,10 +36,10 @@ void store_phase(__global float *y, EPILOGUE_PARAMS const float *t, int M, int N
  * Global size: (panels, runs), panels = ceil(K / PANEL), runs = ceil(M / (ROWS run)); local 1. run: as in matmul_vec.
  * zeros: DEPTH floats 0. (sy, sx) stride, (pt, pl) padding at top and left; what lies at bottom and right follows from
  * OH and OW.
- * PHASES, of the value of the stride s of the forward pass: the gradient of a convolution's input instead. X is that of the
- * output, [B, H, W, C], the filters [C, K, R, S] are packed by conv_bx_pack, Y is the gradient of the input, pt and pl its
- * padding; sy = sx = 1. A work-item makes pixels of phase (gid2 / s, gid2 % s). Global size: (panels, runs, s s),
- * runs for the largest phase, which is the first.
+ * PHASES, of the value of the stride s of the forward pass: the gradient of a convolution's input, see common.h. Then X
+ * is the output's gradient, [B, H, W, C], Y the input's, (pt, pl) the input's padding, sy = sx = 1, and the filters [C,
+ * K, R, S] are packed by conv_bx_pack. A work-item makes pixels of phase (g2 / s, g2 % s), g2 its third id.
+ * Global size: (panels, runs, s s), runs for the first phase, which is the largest.
  * -D: VW, WT, ROWS, ACT, BIAS, ROW, RES, UPSAMPLE, PHASES. Limits: M < 2^31 - 144; Hv H, Wv W, C S < 2^31.
  * Private memory with VW 16: 84 KiB, 20 with WT 0.
  */
@@ -149,14 +149,14 @@ __kernel ONE_ITEM void conv_pack(__global weight *packed, __global const source 
 
 /*
  * conv_bx_pack: the same for the gradient of a convolution's input, where output channels k are summed over and input
- * channels c are lanes: packed[panel, place, k, lane] = w[k, c, r, s], c = panel PANEL + lane, 0 for c >= C. Taps (r, s)
- * are placed by phase: (p, q) in order, then those of one in reverse.
+ * channels c are lanes: packed[panel, place, k, lane] = w[k, c, r, s], c = panel PANEL + lane, 0 for c >= C, with the
+ * taps (r, s) in the order of phases, see common.h.
  *
- * Work-item: PACK_ROWS of the k for one panel. Global size: (ceil(K / PACK_ROWS), panels); local 1. -D: VW, WT, ST.
+ * Work-item: PACK_ROWS channels k for one panel. Global size: (ceil(K / PACK_ROWS), panels); local 1. -D: VW, WT, ST.
  */
 #define PACK_ROWS 16
-__kernel ONE_ITEM void conv_bx_pack(__global weight *packed, __global const source *restrict w, int K, int C, int R, int S,
-                                    int stride, int pt, int pl)
+__kernel ONE_ITEM void conv_bx_pack(__global weight *packed, __global const source *restrict w, int K, int C, int R,
+                                    int S, int stride, int pt, int pl)
 {
     const int panel = get_global_id(1), c0 = panel * PANEL, lanes = min(PANEL, C - c0), taps = R * S;
     const int k_begin = get_global_id(0) * PACK_ROWS, k_end = min(k_begin + PACK_ROWS, K);

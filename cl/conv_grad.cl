@@ -3,10 +3,10 @@
  *
  *   gw[k, c, r, s] = sum_{b, i, j} gy[b, i, j, k] x[b, i stride - top + r, j stride - left + s, c],  x = 0 outside
  *
- * For each tap (r, s) that is a product of gy transposed and of x, with the output's pixels m = (b, i, j) as terms of the
- * sum: rows of a register tile are channels k, its lanes are channels c. Both factors are first laid out as the inner
- * loop reads them: gy by tiles of ROWS channels, x by panels and in frames of zeros, so that another tap is the same
- * reading from another place on.
+ * For each tap (r, s) that is a product of gy transposed and of x, with the output's pixels m = (b, i, j) as terms of
+ * the sum: rows of a register tile are channels k, its lanes are channels c. Both factors are first laid out as the
+ * inner loop reads them: gy by tiles of ROWS channels, x by panels and in frames of zeros, so that another tap is the
+ * same reading from another place on.
  */
 
 #if VW > 1
@@ -32,9 +32,9 @@ __kernel ONE_ITEM void conv_bw_rows(__global float *y, __global const float *res
 }
 
 /*
- * conv_bw_frame: y [panel, b, i, j, lane] = x[b, i - top, j - left, panel lanes + lane], 0 outside of x; x [B, H, W, C],
- * y [panels, B, Hp, Wp, lanes], then `slack` zeros, because readers of whole vectors look beyond the end. lanes: PANEL, or
- * C where that is less.
+ * conv_bw_frame: y [panel, b, i, j, lane] = x[b, i - top, j - left, panel lanes + lane], 0 outside of x, which is [B,
+ * H, W, C]; y [panels, B, Hp, Wp, lanes] and then `slack` zeros, because readers of whole vectors look beyond the end.
+ * lanes: PANEL, or C where that is less.
  * Work-item: a line (b, i) of one panel. Global size: (B Hp, panels); local 1.
  */
 __kernel ONE_ITEM void conv_bw_frame(__global float *y, __global const float *restrict x, int H, int W, int C, int Hp,
@@ -83,17 +83,17 @@ void multiply_at(float *t, __global const float *g, __global const float *x, con
 /*
  * conv_bw_vec: gw [K, C, R, S] from gy by conv_bw_rows and x by conv_bw_frame, whose frames are [B, H, W, lanes].
  *
- * Where C is less than a panel, the lanes run over a whole line of the filter, (s, c), which in a frame follow one another:
- * then a frame has C lanes, and the filters have R taps of S C channels. `taps`: how many the work-item makes, up to TAPS.
- * Work-item: a tile of ROWS channels k x PANEL channels c for `taps` taps, all pixels; for all taps at once where it can,
- * because the taps of a channel lie side by side in gw.
- * Global size: (panels, ceil(K / ROWS), groups of taps * parts); local 1. A part is `span` successive pixels and makes a gw of its
- * own, [parts, K, C, R, S].
+ * Work-item: a tile of ROWS channels k x PANEL channels c for each of `taps` taps, up to TAPS: for all of them if it
+ * can, because the taps of a channel lie side by side in gw.
+ * Where C is less than a panel, the lanes run over a line of the filter, (s, c), which in a frame follow one another:
+ * then there are R taps of S C channels.
+ * Global size: (panels, ceil(K / ROWS), groups of taps * parts); local 1. A part is `span` successive pixels of gy and
+ * makes a gw of its own.
  * Limits: each factor below 2^31 elements. Private memory with VW 16: 24 KiB.
  */
-__kernel ONE_ITEM void conv_bw_vec(__global float *gw, __global const float *restrict x, __global const float *restrict gy,
-                                   int pixels, int span, int H, int W, int C, int K, int OH, int OW, int R, int S,
-                                   int stride, int lanes, int taps)
+__kernel ONE_ITEM void conv_bw_vec(__global float *gw, __global const float *restrict x,
+                                   __global const float *restrict gy, int pixels, int span, int H, int W, int C, int K,
+                                   int OH, int OW, int R, int S, int stride, int lanes, int taps)
 {
     const int panel = get_global_id(0), k0 = get_global_id(1) * ROWS;
     const bool narrow = lanes < PANEL;

@@ -111,13 +111,14 @@ INLINE void multiply(float4 *acc, __local const float4 *a, __local const float4 
     }
 }
 
-/* Where row m of the product is in y: itself, or, in a phase of a convolution's gradient, pixel (py + stride i, px + stride j) of
- * an image of [lines, columns], with m = (image OH + i) OW + j. */
+/*
+ * The row of y that row m of the product is: the same, or, in a phase of a convolution's gradient, with
+ * m = (b OH + i) OW + j, pixel (py + stride i, px + stride j) of image b, [lines, columns].
+ */
 #ifdef PHASES
-#define PLACE_PARAMS        int OH, int OW, int py, int px, int lines, int columns,
-#define PLACE_ARGS          OH, OW, py, px, lines, columns,
-#define PLACE(m)                                                                                                       \
-    (((m) / OW / OH * lines + py + (m) / OW % OH * PHASES) * columns + px + (m) % OW * PHASES)
+#define PLACE_PARAMS int OH, int OW, int py, int px, int lines, int columns,
+#define PLACE_ARGS   OH, OW, py, px, lines, columns,
+#define PLACE(m)     (((m) / OW / OH * lines + py + (m) / OW % OH * PHASES) * columns + px + (m) % OW * PHASES)
 #else
 #define PLACE_PARAMS
 #define PLACE_ARGS
@@ -190,15 +191,17 @@ INLINE void load_taps(__local float *t, __global const float *x, __local const i
 /*
  * conv_bw_tile: gradient of a convolution's filters, gw [parts, K, C, R, S] from x [B, H, W, C] and gy [pixels, K]:
  *
- *   gw[part, k, c, r, s] = sum over the part's pixels m of gy[m, k] X[m, r, s, c]
+ *   gw[part, k, c, r, s] = sum over the pixels m of a part of gy[m, k] X[m, r, s, c]
  *
- * where X is what tap (r, s) of output pixel m reads, 0 in the padding. Work-group: TILE_M channels k x TILE_N channels c
- * for one tap. It finds where WG pixels read, then runs over these in slices. A part is `span` successive pixels.
- * Global size: (R S tiles of K * tiles of C * WG, parts), those of C running fastest; local (WG, 1).
- * Local memory: that of matmul_tile, and WG ints. up_h, up_w: H, W. -D: CONV_BW, TA, WM, WN, TM. Limits: as matmul_tile.
+ * where X is what tap (r, s) of output pixel m reads, 0 in the padding. A part is `span` successive pixels.
+ * Work-group: TILE_M channels k x TILE_N channels c for one tap; it finds where WG pixels read, then runs over these in
+ * slices.
+ * Global size: (taps * tiles of K * tiles of C * WG, parts), those of C running fastest; local (WG, 1).
+ * Local memory: that of matmul_tile, and WG ints. (up_h, up_w) is (H, W).
+ * -D: CONV_BW, TA, WM, WN, TM. Limits: as matmul_tile.
  */
-__kernel GROUP void conv_bw_tile(__global float *gw, __global const float *restrict x, __global const float *restrict gy,
-                                 int pixels, int K, int span, GEOMETRY_PARAMS)
+__kernel GROUP void conv_bw_tile(__global float *gw, __global const float *restrict x,
+                                 __global const float *restrict gy, int pixels, int K, int span, GEOMETRY_PARAMS)
 {
     __local float4 ta[SLICE * PITCH_A], tb[SLICE * PITCH_B];
     __local int source[WG];
@@ -316,11 +319,12 @@ INLINE void load_pixels(__local float *t, __global const float *x, __local const
  * and image ends) x TILE_N channels; for each tap it finds where its pixels read, then runs over C in slices.
  * Global size: (tiles of M * tiles of K * WG, 1), those of K running fastest; local (WG, 1).
  * Local memory: that of matmul_tile, and TILE_M ints.
- * (up_h, up_w) is (H, W) where nothing is resampled. -D: CONV, WM, WN, TM, WT, ACT, BIAS, ROW, RES, PHASES.
- * PHASES, of the value of the stride s of the forward pass: the gradient of a convolution's input instead, as in
- * common.h. X is that of the output, [B, H, W, C], the filters [C, K, R, S] are packed by conv_bx_pack_tile, Y [B, OH, OW, K]
- * is the gradient of the input, (top, left) its padding; stride 1. A work-group makes pixels of phase (g1 / s, g1 % s).
- * Global size: tiles for the first phase, which is the largest; s s.
+ * (up_h, up_w) is (H, W) where nothing is resampled.
+ * PHASES, of the value of the stride s of the forward pass: the gradient of a convolution's input, see common.h. Then X
+ * is the output's gradient, Y the input's, (top, left) the input's padding, stride 1, and the filters [C, K, R, S] are
+ * packed by conv_bx_pack_tile. A work-group makes pixels of phase (g1 / s, g1 % s), g1 its second id.
+ * Global size: (tiles of the first phase, which is the largest, * WG, s s).
+ * -D: CONV, WM, WN, TM, WT, ACT, BIAS, ROW, RES, PHASES.
  * Limits: as matmul_tile; up_h H and up_w W below 2^31 where they differ.
  */
 __kernel GROUP void conv_tile(__global float *y, __global const float *restrict x, __global const weight *restrict w,
@@ -407,9 +411,11 @@ __kernel void conv_any(__global float *y, __global const float *restrict x, __gl
 }
 
 /*
- * conv_bx_any: gradient of a convolution's input, gx [B, H, W, C] = epilogue(sum over the taps (r, s) of the output pixels
- * (i, j) that read a pixel, and their channels k, of gy[b, i, j, k] w[k, c, r, s]); gy [B, OH, OW, K], w [K, C, R, S].
- * Work-item: one element of gx. Global size: that of gx, given as `count`. -D: WT, ACT, BIAS, ROW, RES. up_h, up_w: H, W.
+ * conv_bx_any: gradient of a convolution's input, gx [B, H, W, C] from gy [B, OH, OW, K] and w [K, C, R, S]: gx[b, y,
+ * x, c] is the epilogue of the sum of gy[b, i, j, k] w[k, c, r, s] over k and the taps (r, s) by which (i, j) reads (y,
+ * x).
+ * Work-item: one element of gx. Global size: that of gx, given as `count`. (up_h, up_w) is (H, W).
+ * -D: WT, ACT, BIAS, ROW, RES.
  */
 __kernel void conv_bx_any(__global float *gx, __global const float *restrict gy, __global const weight *restrict w,
                           EPILOGUE_PARAMS int count, int K, GEOMETRY_PARAMS)
@@ -420,7 +426,7 @@ __kernel void conv_bx_any(__global float *gx, __global const float *restrict gy,
     float sum = 0.0f;
     for (int r = 0; r < R; r++)
         for (int s = 0; s < S; s++) {
-            const int i = y + top - r, j = m % W + left - s;
+            const int i = y + top - r, j = m % W + left - s; /* times the stride */
             if (i < 0 || j < 0 || i % stride || j % stride || i / stride >= OH || j / stride >= OW)
                 continue;
             __global const float *from = gy + (((long)b * OH + i / stride) * OW + j / stride) * K;
@@ -433,8 +439,8 @@ __kernel void conv_bx_any(__global float *gx, __global const float *restrict gy,
 /*
  * conv_bw_any: as conv_bw_tile. Work-item: one element of gw. Global size: that of gw, given as `count`.
  */
-__kernel void conv_bw_any(__global float *gw, __global const float *restrict x, __global const float *restrict gy, int count,
-                          int pixels, int K, int span, GEOMETRY_PARAMS)
+__kernel void conv_bw_any(__global float *gw, __global const float *restrict x, __global const float *restrict gy,
+                          int count, int pixels, int K, int span, GEOMETRY_PARAMS)
 {
     const int at = get_global_id(0), s = at % S, r = at / S % R, c = at / S / R % C, k = at / S / R / C % K;
     if (at >= count)
@@ -462,13 +468,13 @@ __kernel void conv_pack_tile(__global weight *packed, __global const source *res
         store_weight(load_one(((long)k * C + c) * taps + tap, w), ((long)tap * C + c) * K + k, packed);
 }
 
-
 /*
- * conv_bx_pack_tile: the same for the gradient of a convolution's input: packed[place, k, c] = w[k, c, r, s], taps (r, s) in the
- * order of phases. Work-item: the taps of one (k, c). Global size: K * C. -D: WT, ST.
+ * conv_bx_pack_tile: the same for the gradient of a convolution's input: packed[place, k, c] = w[k, c, r, s], with the
+ * taps (r, s) in the order of phases, see common.h.
+ * Work-item: the taps of one (k, c). Global size: K * C, given as `count`. -D: WT, ST.
  */
-__kernel void conv_bx_pack_tile(__global weight *packed, __global const source *restrict w, int count, int R, int S, int stride,
-                                int top, int left)
+__kernel void conv_bx_pack_tile(__global weight *packed, __global const source *restrict w, int count, int R, int S,
+                                int stride, int top, int left)
 {
     const int id = get_global_id(0);
     if (id >= count)

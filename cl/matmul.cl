@@ -75,7 +75,10 @@ __kernel ONE_ITEM void matmul_vec(__global float *y, __global const float *restr
     }
 }
 
-/* t[i][.] += sum_{k < n} a[i + k M] b[k N + .] for the ROWS rows of a tile of two vectors; rows i >= left repeat row left - 1. */
+/*
+ * t[i][.] += sum_{k < n} a[i + k M] b[k N + .] for the ROWS rows of a tile of two vectors. Rows i >= left do not exist
+ * and repeat row left - 1.
+ */
 void multiply_columns(float *t, __global const float *a, int left, long M, __global const float *b, long N, int n)
 {
     __global const float *column[ROWS];
@@ -102,22 +105,22 @@ void multiply_columns(float *t, __global const float *a, int left, long M, __glo
 }
 
 /*
- * matmul_tn_vec: Y[g] = epilogue(A[g]^T B[g]), A [K, M] and B [K, N] dense f32. In the gradient of weights K is the number of
- * tokens and both factors are new in every run: they are read as they are, because packing them would cost more than the
- * multiplication loses without.
+ * matmul_tn_vec: Y[g] = epilogue(A[g]^T B[g]), A [K, M] and B [K, N] dense f32. In the gradient of weights K is the
+ * number of tokens and both factors are new in every run: they are read as they are, because packing them would cost
+ * more than the multiplication loses without.
  *
- * Work-item: a block of `high` x `wide` tiles of ROWS x PANEL, TERMS of the sum at a time, so that what one tile has fetched
- * from memory is in the cache for its neighbours. The last panel of a row begins PANEL columns before the end of B's rows;
- * of these only the new ones are stored.
- * Global size: (ceil(N / (PANEL wide)), ceil(M / (ROWS high)), batch); local 1. high: 1..HIGH, wide: 1..WIDE.
- * y and res move by M N from one product to the next; bias and row are shared. N >= PANEL.
- * -D: VW, ROWS, ACT, BIAS, ROW, RES. Limits: as matmul_vec. Private memory with VW 16: 270 KiB.
+ * Work-item: a block of `high` x `wide` tiles of ROWS x PANEL, TERMS of the sum at a time, so that what one tile has
+ * fetched from memory is in the cache for its neighbours. The last panel of a row ends with B's rows and overlaps the
+ * one before; of its columns only the new ones are stored. Global size: (ceil(N / (PANEL wide)), ceil(M / (ROWS high)),
+ * batch); local 1. high: 1..HIGH, wide: 1..WIDE. y and res move by M N from one product to the next; bias and row are
+ * shared. -D: VW, ROWS, ACT, BIAS, ROW, RES. Limits: as matmul_vec; N >= PANEL. Private memory with VW 16: 270 KiB.
  */
 #define HIGH  24
 #define WIDE  8
 #define TERMS 128
-__kernel ONE_ITEM void matmul_tn_vec(__global float *y, __global const float *restrict a, __global const float *restrict b,
-                                     EPILOGUE_PARAMS int M, int N, int K, int row_span, int high, int wide)
+__kernel ONE_ITEM void matmul_tn_vec(__global float *y, __global const float *restrict a,
+                                     __global const float *restrict b, EPILOGUE_PARAMS int M, int N, int K,
+                                     int row_span, int high, int wide)
 {
     const int n0 = get_global_id(0) * PANEL * wide, m0 = get_global_id(1) * ROWS * high;
     const int rows = min(high, (M - m0 + ROWS - 1) / ROWS), columns = min(wide, (N - n0 + PANEL - 1) / PANEL);

@@ -26,7 +26,7 @@ typedef struct trajectory {
     double *abar, *weight; /* by time step */
     float *in[5];
     double *source[4];    /* whole fixture tensors, all steps */
-    double worst_loss, worst_norm;
+    uint64_t used;        /* on the device before it was opened */
 } trajectory;
 
 static float *buffer(size_t n)
@@ -207,6 +207,7 @@ static bool trajectory_open(trajectory *t, const char *dir, const char *part, co
     t->r.method = t;
     t->r.n_sets = 1;
     t->r.sets[0] = (ac_params){.dev = t->r.dev, .dg = t->r.dg, .part = part, .layout = t->files.layout};
+    t->used = ac_dev_used(test_device());
     if (ac_step_open(&t->r, &t->r.stepper) < 0)
         fail_msg("%s", t->r.dg->msg);
     return true;
@@ -292,6 +293,19 @@ static double relative(double got, double want)
     return fabs(got - want) / fabs(want);
 }
 
+/* What the plan says that a step takes is what it takes, to a tenth. */
+static void check_memory(const trajectory *t)
+{
+    const ac_stepper *s = &t->r.stepper;
+    double used = (double)(ac_dev_used(test_device()) - t->used), planned = (double)ac_params_bytes(&t->r.sets[0]);
+
+    planned += (double)(ac_exec_info(s->x)->weights + ac_exec_info(s->x)->activations);
+    if (s->update)
+        planned += (double)(ac_exec_info(s->update)->weights + ac_exec_info(s->update)->activations);
+    print_message("# %.0f kB planned, %.0f kB used\n", planned * 1e-3, used * 1e-3);
+    assert_true(fabs(used / planned - 1) < 0.1);
+}
+
 /* Steps through the trajectory; tolerances are those of the fixtures' README. */
 static void run_trajectory(trajectory *t, const char *dir, bool ema, const char *skipped)
 {
@@ -316,6 +330,7 @@ static void run_trajectory(trajectory *t, const char *dir, bool ema, const char 
             assert_true(d < 1e-3);
         }
     }
+    check_memory(t);
     print_message("# %s %s: loss %.2g, gradient norm %.2g", dir, t->name, worst_loss, worst_norm);
     snprintf(file, sizeof file, "%s_final", t->name);
     d = distance(t, dir, file, false, skipped);

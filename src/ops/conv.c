@@ -11,8 +11,9 @@ void ac_conv_dims(const ac_graph *g, const ac_node *n, ac_cv *d)
     const ac_shape *x = ac_shape_of(g, n->in[0]), *y = &n->shape;
     const int32_t *at = n->at.i;
 
-    *d = (ac_cv){(int)x->d[0], (int)x->d[1], (int)x->d[2], (int)x->d[3], at[AC_CV_K], at[AC_CV_R], at[AC_CV_S], (int)y->d[1], (int)y->d[2],
-                 at[AC_CV_STRIDE], at[AC_CV_TOP], at[AC_CV_LEFT], at[AC_CV_UP_H], at[AC_CV_UP_W]};
+    *d = (ac_cv){(int)x->d[0],  (int)x->d[1],   (int)x->d[2],   (int)x->d[3],  at[AC_CV_K],
+                 at[AC_CV_R],   at[AC_CV_S],    (int)y->d[1],   (int)y->d[2],  at[AC_CV_STRIDE],
+                 at[AC_CV_TOP], at[AC_CV_LEFT], at[AC_CV_UP_H], at[AC_CV_UP_W]};
 }
 
 static int infer(ac_graph *g, ac_node *n)
@@ -23,11 +24,13 @@ static int infer(ac_graph *g, ac_node *n)
     char a[96], b[96];
 
     if (x->n != 4 || w->n != 4 || x->d[3] != w->d[1] || at[AC_CV_STRIDE] < 1 || !at[AC_CV_UP_H] != !at[AC_CV_UP_W])
-        return ac_graph_fail(g, ADDCL_E_SHAPE, "conv: input %s and filters %s do not fit", ac_shape_text(x, a), ac_shape_text(w, b));
+        return ac_graph_fail(g, ADDCL_E_SHAPE, "conv: input %s and filters %s do not fit", ac_shape_text(x, a),
+                             ac_shape_text(w, b));
     h = (at[AC_CV_UP_H] ? at[AC_CV_UP_H] : x->d[1]) + at[AC_CV_TOP] + at[AC_CV_BOTTOM] - w->d[2];
     v = (at[AC_CV_UP_W] ? at[AC_CV_UP_W] : x->d[2]) + at[AC_CV_LEFT] + at[AC_CV_RIGHT] - w->d[3];
     if (h < 0 || v < 0)
-        return ac_graph_fail(g, ADDCL_E_SHAPE, "conv: input %s is smaller than the filters %s", ac_shape_text(x, a), ac_shape_text(w, b));
+        return ac_graph_fail(g, ADDCL_E_SHAPE, "conv: input %s is smaller than the filters %s", ac_shape_text(x, a),
+                             ac_shape_text(w, b));
     n->shape = (ac_shape){4, {x->d[0], h / at[AC_CV_STRIDE] + 1, v / at[AC_CV_STRIDE] + 1, w->d[0]}};
     at[AC_CV_K] = (int32_t)w->d[0]; /* kept, because kernels replace the filters by packed ones */
     at[AC_CV_R] = (int32_t)w->d[2];
@@ -101,8 +104,15 @@ static const ac_kern kern[] = {
     {0}};
 
 /* stride, top, left, bottom, right, up_h, up_w */
-#define CV(name, B, H, W, C, K, R, ...) {name, AC_SMALL, {{4, {B, H, W, C}}, {4, {K, C, R, R}}}, {{__VA_ARGS__}, {0}}, 1e-5}
-#define SPEED(C, K, side) {#C "->" #K "@" #side, AC_FULL, {{4, {1, side, side, C}}, {4, {K, C, 3, 3}}}, {{1, 1, 1, 1, 1}, {0}}, 1e-5}
+#define CV(name, B, H, W, C, K, R, ...)                                                                                \
+    {                                                                                                                  \
+        name, AC_SMALL, {{4, {B, H, W, C}}, {4, {K, C, R, R}}}, {{__VA_ARGS__}, {0}}, 1e-5                             \
+    }
+#define SPEED(C, K, side)                                                                                              \
+    {                                                                                                                  \
+#C "->" #K "@" #side, AC_FULL,                                                                                 \
+            {{4, {1, side, side, C } }, {4, {K, C, 3, 3 } } }, {{1, 1, 1, 1, 1 }, {0 } }, 1e-5                         \
+    }
 static const ac_case cases[] = {
     CV("b2_9x7_3to20", 2, 9, 7, 3, 20, 3, 1, 1, 1, 1, 1),
     CV("20x17_20to70", 1, 20, 17, 20, 70, 3, 1, 1, 1, 1, 1),
@@ -114,11 +124,32 @@ static const ac_case cases[] = {
     CV("5x4_up_odd", 1, 5, 4, 6, 18, 3, 1, 1, 1, 1, 1, 9, 7),
     CV("1x1_image", 1, 1, 1, 12, 64, 3, 1, 1, 1, 1, 1),
     CV("14x14_patch", 1, 28, 30, 3, 24, 14, 14, 0, 0, 0, 0),
-    {"all_silu", AC_SMALL, {{4, {2, 6, 5, 7}}, {4, {34, 7, 3, 3}}, {1, {34}}, {4, {2, 1, 1, 34}}, {4, {2, 6, 5, 34}}}, {{1, 1, 1, 1, 1, [AC_AT_ACT] = AC_ACT_SILU}, {0}}, 1e-5},
-    {"bias_relu", AC_SMALL, {{4, {1, 6, 5, 7}}, {4, {5, 7, 3, 3}}, {1, {5}}}, {{1, 1, 1, 1, 1, [AC_AT_ACT] = AC_ACT_RELU}, {0}}, 1e-5},
-    SPEED(320, 320, 64), SPEED(640, 320, 64), SPEED(960, 320, 64), SPEED(640, 640, 32), SPEED(1280, 640, 32), SPEED(1920, 640, 32),
-    SPEED(1280, 1280, 16), SPEED(2560, 1280, 16), SPEED(1280, 1280, 8), SPEED(2560, 1280, 8), SPEED(512, 512, 64),
-    SPEED(512, 512, 128), SPEED(512, 512, 256), SPEED(256, 256, 256), SPEED(256, 256, 512), SPEED(128, 128, 512),
+    {"all_silu",
+     AC_SMALL,
+     {{4, {2, 6, 5, 7}}, {4, {34, 7, 3, 3}}, {1, {34}}, {4, {2, 1, 1, 34}}, {4, {2, 6, 5, 34}}},
+     {{1, 1, 1, 1, 1, [AC_AT_ACT] = AC_ACT_SILU}, {0}},
+     1e-5},
+    {"bias_relu",
+     AC_SMALL,
+     {{4, {1, 6, 5, 7}}, {4, {5, 7, 3, 3}}, {1, {5}}},
+     {{1, 1, 1, 1, 1, [AC_AT_ACT] = AC_ACT_RELU}, {0}},
+     1e-5},
+    SPEED(320, 320, 64),
+    SPEED(640, 320, 64),
+    SPEED(960, 320, 64),
+    SPEED(640, 640, 32),
+    SPEED(1280, 640, 32),
+    SPEED(1920, 640, 32),
+    SPEED(1280, 1280, 16),
+    SPEED(2560, 1280, 16),
+    SPEED(1280, 1280, 8),
+    SPEED(2560, 1280, 8),
+    SPEED(512, 512, 64),
+    SPEED(512, 512, 128),
+    SPEED(512, 512, 256),
+    SPEED(256, 256, 256),
+    SPEED(256, 256, 512),
+    SPEED(128, 128, 512),
     {0}};
 const ac_op ac_op_conv = {.name = "conv",
                           .n_in = 2,
@@ -142,8 +173,13 @@ static ac_id as_linear(ac_graph *g, ac_id x, ac_id w, ac_id bias)
 
 ac_id ac_conv(ac_graph *g, ac_id x, ac_id w, ac_id bias, ac_conv_at c)
 {
-    ac_at at = {.i = {[AC_CV_STRIDE] = c.stride ? c.stride : 1, [AC_CV_TOP] = c.top, [AC_CV_LEFT] = c.left, [AC_CV_BOTTOM] = c.bottom,
-                      [AC_CV_RIGHT] = c.right, [AC_CV_UP_H] = (int32_t)c.up_h, [AC_CV_UP_W] = (int32_t)c.up_w}};
+    ac_at at = {.i = {[AC_CV_STRIDE] = c.stride ? c.stride : 1,
+                      [AC_CV_TOP] = c.top,
+                      [AC_CV_LEFT] = c.left,
+                      [AC_CV_BOTTOM] = c.bottom,
+                      [AC_CV_RIGHT] = c.right,
+                      [AC_CV_UP_H] = (int32_t)c.up_h,
+                      [AC_CV_UP_W] = (int32_t)c.up_w}};
 
     if (g->rc == 0 && ac_shape_of(g, w)->n == 4 && ac_shape_of(g, w)->d[2] == 1 && ac_shape_of(g, w)->d[3] == 1 &&
         at.i[AC_CV_STRIDE] == 1 && !(c.top | c.left | c.bottom | c.right) && !c.up_h && ac_shape_of(g, x)->n == 4)

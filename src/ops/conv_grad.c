@@ -1,7 +1,7 @@
 /* conv_grad.c - gradients of a convolution: of its input (conv_bx) and of its filters (conv_bw).
  *
- * conv, conv_bx and conv_bw are linear in both inputs, and <gy, conv(x, w)> = <conv_bx(gy, w), x> = <conv_bw(x, gy), w>.
- * So the gradients of each of them are the two others. */
+ * conv, conv_bx and conv_bw are linear in both inputs, and <gy, conv(x, w)> = <conv_bx(gy, w), x> = <conv_bw(x, gy),
+ * w>. So the gradients of each of them are the two others. */
 #include "ops/mm.h"
 #include "ops/ops.h"
 #include "ops/tile.h"
@@ -57,16 +57,26 @@ static int reader_of(const ac_cv *d, int i, int t, int before, int rows)
     return o >= 0 && o % d->stride == 0 && o / d->stride < rows ? o / d->stride : -1;
 }
 
-/* ------------------------------------------------------------------------------------------ conv_bx(gy [B,OH,OW,K], w [K,C,R,S]) -> [B,H,W,C]
- * Attributes of conv, with the input's size in place of the resampled one. */
+/* ------------------------------------------------------------------------------------------ conv_bx(gy [B,OH,OW,K], w
+ * [K,C,R,S]) -> [B,H,W,C] Attributes of conv, with the input's size in place of the resampled one. */
 
 void ac_conv_bx_dims(const ac_graph *g, const ac_node *n, ac_cv *d)
 {
     const ac_shape *gy = ac_shape_of(g, n->in[0]), *x = &n->shape;
     const int32_t *at = n->at.i;
 
-    *d = (ac_cv){.B = (int)x->d[0], .H = (int)x->d[1], .W = (int)x->d[2], .C = (int)x->d[3], .K = (int)gy->d[3], .R = at[AC_CV_R], .S = at[AC_CV_S],
-                 .OH = (int)gy->d[1], .OW = (int)gy->d[2], .stride = at[AC_CV_STRIDE], .top = at[AC_CV_TOP], .left = at[AC_CV_LEFT]};
+    *d = (ac_cv){.B = (int)x->d[0],
+                 .H = (int)x->d[1],
+                 .W = (int)x->d[2],
+                 .C = (int)x->d[3],
+                 .K = (int)gy->d[3],
+                 .R = at[AC_CV_R],
+                 .S = at[AC_CV_S],
+                 .OH = (int)gy->d[1],
+                 .OW = (int)gy->d[2],
+                 .stride = at[AC_CV_STRIDE],
+                 .top = at[AC_CV_TOP],
+                 .left = at[AC_CV_LEFT]};
 }
 
 int ac_conv_bx_as_conv(const ac_graph *g, const ac_node *n, ac_cv *d)
@@ -74,7 +84,18 @@ int ac_conv_bx_as_conv(const ac_graph *g, const ac_node *n, ac_cv *d)
     ac_cv f;
 
     ac_conv_bx_dims(g, n, &f);
-    *d = (ac_cv){.B = f.B, .H = f.OH, .W = f.OW, .C = f.K, .K = f.C, .R = f.R, .S = f.S, .OH = f.H, .OW = f.W, .stride = 1, .top = f.top, .left = f.left};
+    *d = (ac_cv){.B = f.B,
+                 .H = f.OH,
+                 .W = f.OW,
+                 .C = f.K,
+                 .K = f.C,
+                 .R = f.R,
+                 .S = f.S,
+                 .OH = f.H,
+                 .OW = f.W,
+                 .stride = 1,
+                 .top = f.top,
+                 .left = f.left};
     if (f.stride > 1)
         return f.stride;
     d->top = f.R - 1 - f.top;
@@ -102,8 +123,8 @@ static int infer_bx(ac_graph *g, ac_node *n)
     char a[96], b[96];
 
     if (w->n != 4 || !fits(n, gy, at[AC_BX_H], at[AC_BX_W], w->d[2], w->d[3]) || gy->d[3] != w->d[0])
-        return ac_graph_fail(g, ADDCL_E_SHAPE, "conv_bx: gradient %s and filters %s do not fit an input of %dx%d", ac_shape_text(gy, a),
-                             ac_shape_text(w, b), at[AC_BX_H], at[AC_BX_W]);
+        return ac_graph_fail(g, ADDCL_E_SHAPE, "conv_bx: gradient %s and filters %s do not fit an input of %dx%d",
+                             ac_shape_text(gy, a), ac_shape_text(w, b), at[AC_BX_H], at[AC_BX_W]);
     n->shape = (ac_shape){4, {gy->d[0], at[AC_BX_H], at[AC_BX_W], w->d[1]}};
     at[AC_CV_R] = (int32_t)w->d[2]; /* kept, because kernels replace the filters by packed ones */
     at[AC_CV_S] = (int32_t)w->d[3];
@@ -167,11 +188,19 @@ static const ac_kern kern_bx[] = {
 
 /* B, OH, OW, K, C, R, S; stride, top, left, bottom, right, H, W */
 #define BX(name, B, OH, OW, K, C, R, S, ...)                                                                           \
-    {name, AC_SMALL, {{4, {B, OH, OW, K}}, {4, {K, C, R, S}}}, {{__VA_ARGS__}, {0}}, 1e-5}
+    {                                                                                                                  \
+        name, AC_SMALL, {{4, {B, OH, OW, K}}, {4, {K, C, R, S}}}, {{__VA_ARGS__}, {0}}, 1e-5                           \
+    }
 #define BX_SPEED(C, K, side)                                                                                           \
-    {#C "->" #K "@" #side, AC_FULL, {{4, {1, side, side, K}}, {4, {K, C, 3, 3}}}, {{1, 1, 1, 1, 1, side, side}, {0}}, 1e-5}
+    {                                                                                                                  \
+#C "->" #K "@" #side, AC_FULL,                                                                                 \
+            {{4, {1, side, side, K } }, {4, {K, C, 3, 3 } } }, {{1, 1, 1, 1, 1, side, side }, {0 } }, 1e-5             \
+    }
 #define BX_BATCH(B, C, side)                                                                                           \
-    {#B "x" #C "@" #side, AC_FULL, {{4, {B, side, side, C}}, {4, {C, C, 3, 3}}}, {{1, 1, 1, 1, 1, side, side}, {0}}, 1e-5}
+    {                                                                                                                  \
+#B "x" #C "@" #side, AC_FULL,                                                                                  \
+            {{4, {B, side, side, C } }, {4, {C, C, 3, 3 } } }, {{1, 1, 1, 1, 1, side, side }, {0 } }, 1e-5             \
+    }
 static const ac_case case_bx[] = {
     BX("b2_9x7_20to3", 2, 9, 7, 20, 3, 3, 3, 1, 1, 1, 1, 1, 9, 7),
     BX("20x17_35to70", 1, 20, 17, 35, 70, 3, 3, 1, 1, 1, 1, 1, 20, 17),
@@ -185,11 +214,30 @@ static const ac_case case_bx[] = {
     BX("2x5_filter", 2, 5, 4, 9, 37, 2, 5, 1, 1, 2, 0, 2, 5, 4),
     BX("7x4_filter_s3", 1, 4, 3, 9, 10, 7, 4, 3, 3, 1, 3, 1, 12, 9),
     BX("wide_padding", 1, 9, 8, 6, 10, 3, 3, 1, 4, 3, 3, 3, 4, 4),
-    {"all_silu", AC_SMALL, {{4, {2, 6, 5, 7}}, {4, {7, 34, 3, 3}}, {1, {34}}, {4, {2, 1, 1, 34}}, {4, {2, 6, 5, 34}}}, {{1, 1, 1, 1, 1, 6, 5, [AC_AT_ACT] = AC_ACT_SILU}, {0}}, 1e-5},
-    {"s2_all_silu", AC_SMALL, {{4, {2, 3, 3, 7}}, {4, {7, 34, 3, 3}}, {1, {34}}, {4, {2, 1, 1, 34}}, {4, {2, 6, 5, 34}}}, {{2, 1, 1, 1, 1, 6, 5, [AC_AT_ACT] = AC_ACT_SILU}, {0}}, 1e-5},
-    BX_SPEED(320, 320, 64), BX_SPEED(640, 320, 64), BX_SPEED(960, 320, 64), BX_SPEED(640, 640, 32), BX_SPEED(1280, 640, 32),
-    BX_SPEED(1920, 640, 32), BX_SPEED(1280, 1280, 16), BX_SPEED(2560, 1280, 16), BX_SPEED(1280, 1280, 8), BX_SPEED(2560, 1280, 8),
-    BX_SPEED(512, 512, 64), BX_BATCH(64, 64, 16), BX_BATCH(64, 128, 8), BX_BATCH(64, 192, 4),
+    {"all_silu",
+     AC_SMALL,
+     {{4, {2, 6, 5, 7}}, {4, {7, 34, 3, 3}}, {1, {34}}, {4, {2, 1, 1, 34}}, {4, {2, 6, 5, 34}}},
+     {{1, 1, 1, 1, 1, 6, 5, [AC_AT_ACT] = AC_ACT_SILU}, {0}},
+     1e-5},
+    {"s2_all_silu",
+     AC_SMALL,
+     {{4, {2, 3, 3, 7}}, {4, {7, 34, 3, 3}}, {1, {34}}, {4, {2, 1, 1, 34}}, {4, {2, 6, 5, 34}}},
+     {{2, 1, 1, 1, 1, 6, 5, [AC_AT_ACT] = AC_ACT_SILU}, {0}},
+     1e-5},
+    BX_SPEED(320, 320, 64),
+    BX_SPEED(640, 320, 64),
+    BX_SPEED(960, 320, 64),
+    BX_SPEED(640, 640, 32),
+    BX_SPEED(1280, 640, 32),
+    BX_SPEED(1920, 640, 32),
+    BX_SPEED(1280, 1280, 16),
+    BX_SPEED(2560, 1280, 16),
+    BX_SPEED(1280, 1280, 8),
+    BX_SPEED(2560, 1280, 8),
+    BX_SPEED(512, 512, 64),
+    BX_BATCH(64, 64, 16),
+    BX_BATCH(64, 128, 8),
+    BX_BATCH(64, 192, 4),
     {0}};
 const ac_op ac_op_conv_bx = {.name = "conv_bx",
                              .n_in = 2,
@@ -212,9 +260,9 @@ ac_id ac_conv_bx(ac_graph *g, ac_id gy, ac_id w, ac_conv_at c, int64_t height, i
     return ac_add_node(g, &ac_op_conv_bx, (ac_id[]){gy, w}, 2, &at);
 }
 
-/* ------------------------------------------------------------------------------------------ conv_bw(x [B,H,W,C], gy [B,OH,OW,K]) -> [K,C,R,S]
- * Attributes of conv; at.i[AC_CV_R], at.i[AC_CV_S]: size of the filters; at.i[AC_BW_PARTS], if not 0: parts of the pixels, for each of
- * which a gradient is made, -> [parts K,C,R,S]. */
+/* ------------------------------------------------------------------------------------------ conv_bw(x [B,H,W,C], gy
+ * [B,OH,OW,K]) -> [K,C,R,S] Attributes of conv; at.i[AC_CV_R], at.i[AC_CV_S]: size of the filters; at.i[AC_BW_PARTS],
+ * if not 0: parts of the pixels, for each of which a gradient is made, -> [parts K,C,R,S]. */
 
 int64_t ac_conv_bw_parts(const ac_node *n)
 {
@@ -226,8 +274,18 @@ void ac_conv_bw_dims(const ac_graph *g, const ac_node *n, ac_cv *d)
     const ac_shape *x = ac_shape_of(g, n->in[0]), *w = &n->shape;
     const int32_t *at = n->at.i;
 
-    *d = (ac_cv){.B = at[AC_BW_B], .H = (int)x->d[1], .W = (int)x->d[2], .C = (int)w->d[1], .K = (int)(w->d[0] / ac_conv_bw_parts(n)), .R = (int)w->d[2],
-                 .S = (int)w->d[3], .OH = at[AC_BW_OH], .OW = at[AC_BW_OW], .stride = at[AC_CV_STRIDE], .top = at[AC_CV_TOP], .left = at[AC_CV_LEFT]};
+    *d = (ac_cv){.B = at[AC_BW_B],
+                 .H = (int)x->d[1],
+                 .W = (int)x->d[2],
+                 .C = (int)w->d[1],
+                 .K = (int)(w->d[0] / ac_conv_bw_parts(n)),
+                 .R = (int)w->d[2],
+                 .S = (int)w->d[3],
+                 .OH = at[AC_BW_OH],
+                 .OW = at[AC_BW_OW],
+                 .stride = at[AC_CV_STRIDE],
+                 .top = at[AC_CV_TOP],
+                 .left = at[AC_CV_LEFT]};
 }
 
 static int infer_bw(ac_graph *g, ac_node *n)
@@ -237,8 +295,8 @@ static int infer_bw(ac_graph *g, ac_node *n)
     char a[96], b[96];
 
     if (x->n != 4 || !fits(n, gy, x->d[1], x->d[2], at[AC_CV_R], at[AC_CV_S]) || x->d[0] != gy->d[0])
-        return ac_graph_fail(g, ADDCL_E_SHAPE, "conv_bw: input %s and gradient %s do not fit filters of %dx%d", ac_shape_text(x, a),
-                             ac_shape_text(gy, b), at[AC_CV_R], at[AC_CV_S]);
+        return ac_graph_fail(g, ADDCL_E_SHAPE, "conv_bw: input %s and gradient %s do not fit filters of %dx%d",
+                             ac_shape_text(x, a), ac_shape_text(gy, b), at[AC_CV_R], at[AC_CV_S]);
     n->shape = (ac_shape){4, {gy->d[3] * ac_conv_bw_parts(n), x->d[3], at[AC_CV_R], at[AC_CV_S]}};
     at[AC_BW_B] = (int32_t)gy->d[0]; /* kept, because kernels replace the inputs by packed ones */
     at[AC_BW_OH] = (int32_t)gy->d[1];
@@ -322,35 +380,56 @@ static ac_id lower_bw(ac_graph *g, const ac_node *n)
     return ac_reshape(g, ac_sum(g, y, 1), w);
 }
 
-static const ac_kern kern_bw[] = {{"conv_bw_vec", "conv_grad", AC_CLASS_CPU, ac_conv_bw_any_accepts, ac_conv_bw_vec_prep, ac_conv_bw_vec_setup},
-                                  {"conv_bw_tile", "gemm_tile", AC_CLASS_GPU, ac_conv_bw_tile_accepts, NULL, ac_conv_bw_tile_setup},
-                                  {"conv_bw_any", "gemm_tile", AC_CLASS_ANY, ac_conv_bw_any_accepts, NULL, ac_conv_bw_any_setup}, {0}};
+static const ac_kern kern_bw[] = {
+    {"conv_bw_vec", "conv_grad", AC_CLASS_CPU, ac_conv_bw_any_accepts, ac_conv_bw_vec_prep, ac_conv_bw_vec_setup},
+    {"conv_bw_tile", "gemm_tile", AC_CLASS_GPU, ac_conv_bw_tile_accepts, NULL, ac_conv_bw_tile_setup},
+    {"conv_bw_any", "gemm_tile", AC_CLASS_ANY, ac_conv_bw_any_accepts, NULL, ac_conv_bw_any_setup},
+    {0}};
 
 /* B, H, W, C, OH, OW, K; stride, top, left, bottom, right; R, S */
 #define BW(name, B, H, W, C, OH, OW, K, stride, top, left, bottom, right, R, S)                                        \
-    {name, AC_SMALL, {{4, {B, H, W, C}}, {4, {B, OH, OW, K}}}, {{stride, top, left, bottom, right, [AC_CV_R] = R, S}, {0}}, 1e-5}
+    {                                                                                                                  \
+        name, AC_SMALL, {{4, {B, H, W, C}}, {4, {B, OH, OW, K}}},                                                      \
+            {{stride, top, left, bottom, right, [AC_CV_R] = R, S}, {0}}, 1e-5                                          \
+    }
 #define BW_SPEED(C, K, side)                                                                                           \
-    {#C "->" #K "@" #side, AC_FULL, {{4, {1, side, side, C}}, {4, {1, side, side, K}}}, {{1, 1, 1, 1, 1, [AC_CV_R] = 3, 3}, {0}}, 1e-5}
+    {                                                                                                                  \
+#C "->" #K "@" #side, AC_FULL,                                                                                 \
+            {{4, {1, side, side, C } }, {4, {1, side, side, K } } }, {{1, 1, 1, 1, 1, [AC_CV_R] = 3, 3 }, {0 } }, 1e-5 \
+    }
 #define BW_BATCH(B, C, side)                                                                                           \
-    {#B "x" #C "@" #side, AC_FULL, {{4, {B, side, side, C}}, {4, {B, side, side, C}}}, {{1, 1, 1, 1, 1, [AC_CV_R] = 3, 3}, {0}}, 1e-5}
-static const ac_case case_bw[] = {
-    BW("b2_9x7_3to20", 2, 9, 7, 3, 9, 7, 20, 1, 1, 1, 1, 1, 3, 3),
-    BW("20x17_70to35", 1, 20, 17, 70, 20, 17, 35, 1, 1, 1, 1, 1, 3, 3),
-    BW("17x9_s2", 2, 17, 9, 8, 9, 5, 33, 2, 1, 1, 1, 1, 3, 3),
-    BW("18x10_s2_last_untouched", 1, 18, 10, 34, 9, 5, 5, 2, 1, 1, 0, 0, 3, 3),
-    BW("8x8_s2_asym", 1, 8, 8, 5, 4, 4, 40, 2, 0, 0, 1, 1, 3, 3),
-    BW("5x5_1x1_s2", 1, 5, 5, 6, 3, 3, 7, 2, 0, 0, 0, 0, 1, 1),
-    BW("6x6_valid", 1, 6, 6, 4, 4, 4, 4, 1, 0, 0, 0, 0, 3, 3),
-    BW("1x1_image", 1, 1, 1, 12, 1, 1, 64, 1, 1, 1, 1, 1, 3, 3),
-    BW("29x31_patch", 1, 29, 31, 3, 2, 2, 24, 14, 0, 0, 0, 0, 14, 14),
-    BW("2x5_filter", 2, 5, 4, 37, 5, 4, 9, 1, 1, 2, 0, 2, 2, 5),
-    BW("7x4_filter_s3", 1, 12, 9, 10, 4, 3, 9, 3, 3, 1, 3, 1, 7, 4),
-    BW("parts_3x17x23_5to6", 3, 17, 23, 5, 17, 23, 6, 1, 1, 1, 1, 1, 3, 3),
-    BW("wide_padding", 1, 4, 4, 33, 9, 8, 12, 1, 4, 3, 3, 3, 3, 3),
-    BW_SPEED(320, 320, 64), BW_SPEED(640, 320, 64), BW_SPEED(960, 320, 64), BW_SPEED(640, 640, 32), BW_SPEED(1280, 640, 32),
-    BW_SPEED(1920, 640, 32), BW_SPEED(1280, 1280, 16), BW_SPEED(2560, 1280, 16), BW_SPEED(1280, 1280, 8), BW_SPEED(2560, 1280, 8),
-    BW_SPEED(512, 512, 64), BW_BATCH(64, 64, 16), BW_BATCH(64, 128, 8), BW_BATCH(64, 192, 4),
-    {0}};
+    {                                                                                                                  \
+#B "x" #C "@" #side, AC_FULL,                                                                                  \
+            {{4, {B, side, side, C } }, {4, {B, side, side, C } } }, {{1, 1, 1, 1, 1, [AC_CV_R] = 3, 3 }, {0 } }, 1e-5 \
+    }
+static const ac_case case_bw[] = {BW("b2_9x7_3to20", 2, 9, 7, 3, 9, 7, 20, 1, 1, 1, 1, 1, 3, 3),
+                                  BW("20x17_70to35", 1, 20, 17, 70, 20, 17, 35, 1, 1, 1, 1, 1, 3, 3),
+                                  BW("17x9_s2", 2, 17, 9, 8, 9, 5, 33, 2, 1, 1, 1, 1, 3, 3),
+                                  BW("18x10_s2_last_untouched", 1, 18, 10, 34, 9, 5, 5, 2, 1, 1, 0, 0, 3, 3),
+                                  BW("8x8_s2_asym", 1, 8, 8, 5, 4, 4, 40, 2, 0, 0, 1, 1, 3, 3),
+                                  BW("5x5_1x1_s2", 1, 5, 5, 6, 3, 3, 7, 2, 0, 0, 0, 0, 1, 1),
+                                  BW("6x6_valid", 1, 6, 6, 4, 4, 4, 4, 1, 0, 0, 0, 0, 3, 3),
+                                  BW("1x1_image", 1, 1, 1, 12, 1, 1, 64, 1, 1, 1, 1, 1, 3, 3),
+                                  BW("29x31_patch", 1, 29, 31, 3, 2, 2, 24, 14, 0, 0, 0, 0, 14, 14),
+                                  BW("2x5_filter", 2, 5, 4, 37, 5, 4, 9, 1, 1, 2, 0, 2, 2, 5),
+                                  BW("7x4_filter_s3", 1, 12, 9, 10, 4, 3, 9, 3, 3, 1, 3, 1, 7, 4),
+                                  BW("parts_3x17x23_5to6", 3, 17, 23, 5, 17, 23, 6, 1, 1, 1, 1, 1, 3, 3),
+                                  BW("wide_padding", 1, 4, 4, 33, 9, 8, 12, 1, 4, 3, 3, 3, 3, 3),
+                                  BW_SPEED(320, 320, 64),
+                                  BW_SPEED(640, 320, 64),
+                                  BW_SPEED(960, 320, 64),
+                                  BW_SPEED(640, 640, 32),
+                                  BW_SPEED(1280, 640, 32),
+                                  BW_SPEED(1920, 640, 32),
+                                  BW_SPEED(1280, 1280, 16),
+                                  BW_SPEED(2560, 1280, 16),
+                                  BW_SPEED(1280, 1280, 8),
+                                  BW_SPEED(2560, 1280, 8),
+                                  BW_SPEED(512, 512, 64),
+                                  BW_BATCH(64, 64, 16),
+                                  BW_BATCH(64, 128, 8),
+                                  BW_BATCH(64, 192, 4),
+                                  {0}};
 const ac_op ac_op_conv_bw = {.name = "conv_bw",
                              .n_in = 2,
                              .infer = infer_bw,

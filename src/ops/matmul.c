@@ -43,8 +43,18 @@ static int infer(ac_graph *g, ac_node *n)
 {
     const ac_shape *a = ac_shape_of(g, n->in[0]), *b = ac_shape_of(g, n->in[1]);
     bool ta = n->at.i[AC_MM_TA], tb = n->at.i[AC_MM_TB], fits;
-    int64_t K = a->n < 2 ? 0 : ta ? a->d[a->n - 2] : a->d[a->n - 1], M = a->n < 2 ? 0 : ta ? a->d[a->n - 1] : a->d[a->n - 2];
-    int64_t Kb = b->n < 2 ? 0 : tb ? b->d[b->n - 1] : b->d[b->n - 2], N = b->n < 2 ? 0 : tb ? b->d[b->n - 2] : b->d[b->n - 1];
+    int64_t K = a->n < 2 ? 0
+                : ta     ? a->d[a->n - 2]
+                         : a->d[a->n - 1],
+            M = a->n < 2 ? 0
+                : ta     ? a->d[a->n - 1]
+                         : a->d[a->n - 2];
+    int64_t Kb = b->n < 2 ? 0
+                 : tb     ? b->d[b->n - 1]
+                          : b->d[b->n - 2],
+            N = b->n < 2 ? 0
+                : tb     ? b->d[b->n - 2]
+                         : b->d[b->n - 1];
     char x[96], y[96];
 
     fits = K > 0 && K == Kb && (b->n == 2 ? a->n == 2 || !ta : a->n == b->n);
@@ -53,8 +63,8 @@ static int infer(ac_graph *g, ac_node *n)
     if (n->at.i[AC_MM_GEGLU] && (N % 2 || b->n != 2))
         fits = false;
     if (!fits)
-        return ac_graph_fail(g, ADDCL_E_SHAPE, "matmul: %s%s and %s%s do not fit", ac_shape_text(a, x), ta ? " transposed" : "",
-                             ac_shape_text(b, y), tb ? " transposed" : "");
+        return ac_graph_fail(g, ADDCL_E_SHAPE, "matmul: %s%s and %s%s do not fit", ac_shape_text(a, x),
+                             ta ? " transposed" : "", ac_shape_text(b, y), tb ? " transposed" : "");
     n->shape = *a;
     n->shape.d[a->n - 2] = M;
     n->shape.d[a->n - 1] = n->at.i[AC_MM_GEGLU] ? N / 2 : N;
@@ -113,8 +123,9 @@ static void ref(const ac_ref *r)
         for (int64_t m = 0; m < d.M; m++)
             for (int64_t n = 0; n < N; n++, i++)
                 if (r->n->at.i[AC_MM_GEGLU])
-                    r->out[i] = (dot(r, &d, b, m, n) + (r->in[AC_EP_BIAS] ? r->in[AC_EP_BIAS][n] : 0)) *
-                                gelu_double(dot(r, &d, b, m, N + n) + (r->in[AC_EP_BIAS] ? r->in[AC_EP_BIAS][N + n] : 0));
+                    r->out[i] =
+                        (dot(r, &d, b, m, n) + (r->in[AC_EP_BIAS] ? r->in[AC_EP_BIAS][n] : 0)) *
+                        gelu_double(dot(r, &d, b, m, N + n) + (r->in[AC_EP_BIAS] ? r->in[AC_EP_BIAS][N + n] : 0));
                 else
                     r->out[i] = ac_ref_epilogue(r, dot(r, &d, b, m, n), i, m / d.row_span, n);
 }
@@ -135,8 +146,8 @@ static ac_id ungated(ac_graph *g, const ac_node *n)
     return ac_add_node(g, &ac_op_matmul, n->in, n->n_in, &at);
 }
 
-/* A^T B of stored A [K, M] and B [K, N] is the sum of the products of their parts. How many of 512 or more rows; 1: it is no such
- * product, or has an epilogue. */
+/* A^T B of stored A [K, M] and B [K, N] is the sum of the products of their parts. How many of 512 or more rows; 1: it
+ * is no such product, or has an epilogue. */
 static int64_t parts_of(const ac_graph *g, const ac_node *n)
 {
     enum { MOST = 16, ROWS = 512 };
@@ -160,7 +171,8 @@ bool ac_matmul_in_parts(const ac_limits *lim, const ac_graph *g, const ac_node *
     return parts_of(g, n) > 1 && d.M * d.N < enough * (int64_t)lim->units;
 }
 
-/* Geglu as an op of its own, for kernels that have it not; a long sum in parts, which other work-items can make, in fixed order. */
+/* Geglu as an op of its own, for kernels that have it not; a long sum in parts, which other work-items can make, in
+ * fixed order. */
 static ac_id lower(ac_graph *g, const ac_node *n)
 {
     const ac_shape a = *ac_shape_of(g, n->in[0]), b = *ac_shape_of(g, n->in[1]), y = n->shape;
@@ -175,8 +187,8 @@ static ac_id lower(ac_graph *g, const ac_node *n)
     return res == AC_NONE ? sum : ac_add(g, sum, res);
 }
 
-/* Y = A B: the gradient of A is gY B^T, that of B is A^T gY; of a stored transposed factor the transposed. Of a shared b the rows
- * of all products are summed: leading dimensions are rows. */
+/* Y = A B: the gradient of A is gY B^T, that of B is A^T gY; of a stored transposed factor the transposed. Of a shared
+ * b the rows of all products are summed: leading dimensions are rows. */
 static void vjp(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
 {
     const ac_node n = *ac_at_node(g, y);
@@ -223,7 +235,8 @@ static void blas_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n
     (void)lim;
     ac_matmul_dims(g, n, &d);
     l->kernel = NULL;
-    l->gemm = (ac_gemm){ta, tb, (size_t)d.M, (size_t)d.N, (size_t)d.K, (size_t)(ta ? d.M : d.K), (size_t)(tb ? d.K : d.N), (size_t)d.N};
+    l->gemm = (ac_gemm){
+        ta, tb, (size_t)d.M, (size_t)d.N, (size_t)d.K, (size_t)(ta ? d.M : d.K), (size_t)(tb ? d.K : d.N), (size_t)d.N};
 }
 
 static const ac_kern kern[] = {
@@ -234,37 +247,85 @@ static const ac_kern kern[] = {
     {"clblast", "", 0, blas_accepts, NULL, blas_setup},
     {0}};
 
-#define MM(name, M, N, K, ...) {name, AC_SMALL, {{2, {M, K}}, {2, {N, K}}, __VA_ARGS__}, {{0, 1}, {0}}, 1e-5}
-#define SPEED(M, N, K) {#M "x" #N "x" #K, AC_FULL, {{2, {M, K}}, {2, {N, K}}}, {{0, 1}, {0}}, 1e-5}
-#define DW_SPEED(M, N, K) {"dw_" #M "x" #N "x" #K, AC_FULL | AC_FED, {{2, {K, M}}, {2, {K, N}}}, {{1, 0}, {0}}, 1e-5}
+#define MM(name, M, N, K, ...)                                                                                         \
+    {                                                                                                                  \
+        name, AC_SMALL, {{2, {M, K}}, {2, {N, K}}, __VA_ARGS__}, {{0, 1}, {0}}, 1e-5                                   \
+    }
+#define SPEED(M, N, K)                                                                                                 \
+    {                                                                                                                  \
+#M "x" #N "x" #K, AC_FULL, {{2, {M, K } }, {2, {N, K } } }, {{0, 1 }, {0 } }, 1e-5                             \
+    }
+#define DW_SPEED(M, N, K)                                                                                              \
+    {                                                                                                                  \
+        "dw_" #M "x" #N "x" #K, AC_FULL | AC_FED, {{2, {K, M}}, {2, {K, N}}}, {{1, 0}, {0}}, 1e-5                      \
+    }
 static const ac_case cases[] = {
     MM("13x37x29", 13, 37, 29, {0}),
     MM("1x5x300", 1, 5, 300, {0}),
     MM("25x64x64", 25, 64, 64, {0}),
     MM("12x32x1", 12, 32, 1, {0}),
     MM("77x96x48_bias", 77, 96, 48, {1, {96}}),
-    {"tiles_200x130x35", AC_SMALL, {{3, {2, 100, 35}}, {2, {130, 35}}, {1, {130}}, {3, {2, 1, 130}}, {3, {2, 100, 130}}}, {{0, 1, [AC_AT_ACT] = AC_ACT_SILU}, {0}}, 1e-5},
+    {"tiles_200x130x35",
+     AC_SMALL,
+     {{3, {2, 100, 35}}, {2, {130, 35}}, {1, {130}}, {3, {2, 1, 130}}, {3, {2, 100, 130}}},
+     {{0, 1, [AC_AT_ACT] = AC_ACT_SILU}, {0}},
+     1e-5},
     {"tiles_tn_150x140x40", AC_SMALL, {{2, {40, 150}}, {2, {40, 140}}}, {{1, 0}, {0}}, 1e-5},
     {"ta_19x21x17", AC_SMALL, {{2, {17, 19}}, {2, {21, 17}}}, {{1, 1}, {0}}, 1e-5},
     {"nn_19x21x17", AC_SMALL, {{2, {19, 17}}, {2, {17, 21}}}, {{0, 0}, {0}}, 1e-5},
     {"tn_13x70x1000", AC_SMALL, {{2, {1000, 13}}, {2, {1000, 70}}}, {{1, 0}, {0}}, 1e-5},
     {"tn_parts_13x40x4096", AC_SMALL, {{2, {4096, 13}}, {2, {4096, 40}}}, {{1, 0}, {0}}, 1e-5},
-    {"tn_all_silu", AC_SMALL, {{2, {21, 15}}, {2, {21, 35}}, {1, {35}}, {0}, {2, {15, 35}}}, {{1, 0, [AC_AT_ACT] = AC_ACT_SILU}, {0}}, 1e-5},
+    {"tn_all_silu",
+     AC_SMALL,
+     {{2, {21, 15}}, {2, {21, 35}}, {1, {35}}, {0}, {2, {15, 35}}},
+     {{1, 0, [AC_AT_ACT] = AC_ACT_SILU}, {0}},
+     1e-5},
     {"batch_tn_4x9x33x13", AC_SMALL, {{3, {4, 13, 9}}, {3, {4, 13, 33}}}, {{1, 0}, {0}}, 1e-5},
     {"tn_19x40x17", AC_SMALL, {{2, {17, 19}}, {2, {17, 40}}}, {{1, 0}, {0}}, 1e-5},
     {"batch_2x3x9x11x13", AC_SMALL, {{4, {2, 3, 9, 13}}, {4, {2, 3, 13, 11}}}, {{0, 0}, {0}}, 1e-5},
     {"batch_ta_4x9x11x13", AC_SMALL, {{3, {4, 13, 9}}, {3, {4, 11, 13}}}, {{1, 1}, {0}}, 1e-5},
-    {"all_silu", AC_SMALL, {{3, {2, 15, 20}}, {2, {35, 20}}, {1, {35}}, {3, {2, 1, 35}}, {3, {2, 15, 35}}}, {{0, 1, [AC_AT_ACT] = AC_ACT_SILU}, {0}}, 1e-5},
-    {"bias_gelu", AC_SMALL, {{3, {2, 7, 20}}, {2, {70, 20}}, {1, {70}}}, {{0, 1, [AC_AT_ACT] = AC_ACT_GELU}, {0}}, 1e-5},
-    {"bias_qgelu", AC_SMALL, {{2, {14, 20}}, {2, {33, 20}}, {1, {33}}}, {{0, 1, [AC_AT_ACT] = AC_ACT_QUICK_GELU}, {0}}, 1e-5},
-    {"relu_res", AC_SMALL, {{2, {14, 20}}, {2, {33, 20}}, {0}, {0}, {2, {14, 33}}}, {{0, 1, [AC_AT_ACT] = AC_ACT_RELU}, {0}}, 1e-5},
+    {"all_silu",
+     AC_SMALL,
+     {{3, {2, 15, 20}}, {2, {35, 20}}, {1, {35}}, {3, {2, 1, 35}}, {3, {2, 15, 35}}},
+     {{0, 1, [AC_AT_ACT] = AC_ACT_SILU}, {0}},
+     1e-5},
+    {"bias_gelu",
+     AC_SMALL,
+     {{3, {2, 7, 20}}, {2, {70, 20}}, {1, {70}}},
+     {{0, 1, [AC_AT_ACT] = AC_ACT_GELU}, {0}},
+     1e-5},
+    {"bias_qgelu",
+     AC_SMALL,
+     {{2, {14, 20}}, {2, {33, 20}}, {1, {33}}},
+     {{0, 1, [AC_AT_ACT] = AC_ACT_QUICK_GELU}, {0}},
+     1e-5},
+    {"relu_res",
+     AC_SMALL,
+     {{2, {14, 20}}, {2, {33, 20}}, {0}, {0}, {2, {14, 33}}},
+     {{0, 1, [AC_AT_ACT] = AC_ACT_RELU}, {0}},
+     1e-5},
     {"geglu_13x2x20x30", AC_SMALL, {{2, {13, 30}}, {2, {40, 30}}, {1, {40}}}, {{0, 1, 1}, {0}}, 1e-5},
     {"geglu_5x2x17x8", AC_SMALL, {{2, {5, 8}}, {2, {34, 8}}}, {{0, 1, 1}, {0}}, 1e-5},
-    SPEED(4096, 320, 320), SPEED(4096, 2560, 320), SPEED(4096, 320, 1280), SPEED(1024, 640, 640), SPEED(1024, 5120, 640),
-    SPEED(1024, 640, 2560), SPEED(256, 1280, 1280), SPEED(256, 10240, 1280), SPEED(256, 1280, 5120), SPEED(77, 1024, 1024),
-    SPEED(77, 4096, 1024), SPEED(77, 1024, 4096),
-    DW_SPEED(320, 320, 4096), DW_SPEED(2560, 320, 4096), DW_SPEED(5120, 640, 1024), DW_SPEED(1280, 1280, 256), DW_SPEED(64, 64, 16384),
-    DW_SPEED(512, 64, 16384), DW_SPEED(64, 256, 16384), DW_SPEED(192, 192, 1024),
+    SPEED(4096, 320, 320),
+    SPEED(4096, 2560, 320),
+    SPEED(4096, 320, 1280),
+    SPEED(1024, 640, 640),
+    SPEED(1024, 5120, 640),
+    SPEED(1024, 640, 2560),
+    SPEED(256, 1280, 1280),
+    SPEED(256, 10240, 1280),
+    SPEED(256, 1280, 5120),
+    SPEED(77, 1024, 1024),
+    SPEED(77, 4096, 1024),
+    SPEED(77, 1024, 4096),
+    DW_SPEED(320, 320, 4096),
+    DW_SPEED(2560, 320, 4096),
+    DW_SPEED(5120, 640, 1024),
+    DW_SPEED(1280, 1280, 256),
+    DW_SPEED(64, 64, 16384),
+    DW_SPEED(512, 64, 16384),
+    DW_SPEED(64, 256, 16384),
+    DW_SPEED(192, 192, 1024),
     {0}};
 const ac_op ac_op_matmul = {.name = "matmul",
                             .n_in = 2,

@@ -17,8 +17,8 @@ static int panel(const ac_limits *lim)
     return 2 * lim->vw;
 }
 
-/* Tiles that a work-item makes below one another (cl/common.h): as many as share the cost of widening a panel, as long as
- * every compute unit has several work-items. */
+/* Tiles that a work-item makes below one another (cl/common.h): as many as share the cost of widening a panel, as long
+ * as every compute unit has several work-items. */
 enum { RUN = 12, ITEMS_PER_UNIT = 4 };
 
 static int run_length(const ac_limits *lim, int64_t tiles, int64_t panels)
@@ -58,8 +58,8 @@ static void one_item_grid(ac_launch *l, int64_t x, int64_t y, int64_t z)
     l->local[0] = l->local[1] = l->local[2] = 1;
 }
 
-/* ------------------------------------------------------------------------------------------ matmul_pack(b) -> [batch, panels, K, panel]
- * at.i: 0 geglu, 1 storage type, 2 transposed ([N,K]), 3 lanes */
+/* ------------------------------------------------------------------------------------------ matmul_pack(b) -> [batch,
+ * panels, K, panel] at.i: 0 geglu, 1 storage type, 2 transposed ([N,K]), 3 lanes */
 
 enum { PK_GEGLU, PK_TYPE, PK_TB, PK_VW };
 
@@ -151,7 +151,10 @@ bool ac_matmul_vec_accepts(const ac_limits *lim, const ac_graph *g, const ac_nod
 
 void ac_matmul_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
 {
-    ac_at at = {.i = {[PK_GEGLU] = n->at.i[AC_MM_GEGLU], [PK_TYPE] = ac_pack_type(g, n->in[1]), [PK_TB] = n->at.i[AC_MM_TB], [PK_VW] = lim->vw}};
+    ac_at at = {.i = {[PK_GEGLU] = n->at.i[AC_MM_GEGLU],
+                      [PK_TYPE] = ac_pack_type(g, n->in[1]),
+                      [PK_TB] = n->at.i[AC_MM_TB],
+                      [PK_VW] = lim->vw}};
 
     n->in[1] = ac_add_node(g, &ac_op_matmul_pack, &n->in[1], 1, &at);
 }
@@ -197,14 +200,16 @@ bool ac_matmul_tn_vec_accepts(const ac_limits *lim, const ac_graph *g, const ac_
            b->shape.d[b->shape.n - 1] >= panel(lim) && ac_matmul_vec_accepts(lim, g, n);
 }
 
-/* Tiles of a work-item: as many as share what they read, as long as every compute unit has two work-items; even shares. */
+/* Tiles of a work-item: as many as share what they read, as long as every compute unit has two work-items; even shares.
+ */
 static void block_size(const ac_limits *lim, int64_t rows, int64_t columns, int64_t batch, int64_t *high, int64_t *wide)
 {
     enum { HIGH = 24, WIDE = 8 }; /* as in cl/matmul.cl */
 
     *high = AC_MIN((int64_t)HIGH, rows);
     *wide = AC_MIN((int64_t)WIDE, columns);
-    while (*high * *wide > 1 && AC_CEIL_DIV(rows, *high) * AC_CEIL_DIV(columns, *wide) * batch < 2 * (int64_t)lim->units)
+    while (*high * *wide > 1 &&
+           AC_CEIL_DIV(rows, *high) * AC_CEIL_DIV(columns, *wide) * batch < 2 * (int64_t)lim->units)
         --*(*high >= *wide ? high : wide);
     *high = AC_CEIL_DIV(rows, AC_CEIL_DIV(rows, *high));
     *wide = AC_CEIL_DIV(columns, AC_CEIL_DIV(columns, *wide));
@@ -232,16 +237,17 @@ void ac_matmul_tn_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_no
     one_item_grid(l, AC_CEIL_DIV(columns, wide), AC_CEIL_DIV(rows, high), d.batch);
 }
 
-/* ------------------------------------------------------------------------------------------ conv_pack(w) -> [panels, taps, C, panel]
- * at.i: 1 storage type, 3 lanes; 4 0, or for the gradient of the input the stride, 5 and 6 padding at top and left modulo it:
- * then [panels of C, taps by phase, K, panel], see cl/common.h */
+/* ------------------------------------------------------------------------------------------ conv_pack(w) -> [panels,
+ * taps, C, panel] at.i: 1 storage type, 3 lanes; 4 0, or for the gradient of the input the stride, 5 and 6 padding at
+ * top and left modulo it: then [panels of C, taps by phase, K, panel], see cl/common.h */
 
 enum { PK_STRIDE = 4, PK_TOP, PK_LEFT };
 
 static int infer_conv_pack(ac_graph *g, ac_node *n)
 {
     const ac_shape *w = ac_shape_of(g, n->in[0]);
-    int64_t panel = 2 * n->at.i[PK_VW], lanes = w->d[n->at.i[PK_STRIDE] ? 1 : 0], rows = w->d[n->at.i[PK_STRIDE] ? 0 : 1];
+    int64_t panel = 2 * n->at.i[PK_VW], lanes = w->d[n->at.i[PK_STRIDE] ? 1 : 0],
+            rows = w->d[n->at.i[PK_STRIDE] ? 0 : 1];
 
     n->type = (ac_type)n->at.i[PK_TYPE];
     n->shape = (ac_shape){4, {AC_CEIL_DIV(lanes, panel), w->d[2] * w->d[3], rows, panel}};
@@ -310,16 +316,18 @@ static bool packs_backward(const ac_limits *lim, const ac_graph *g, const ac_nod
     return !packs_forward(lim, g, n);
 }
 
-static const ac_kern kern_conv_pack[] = {{"conv_pack", "conv", AC_CLASS_CPU, packs_forward, NULL, setup_conv_pack},
-                                        {"conv_bx_pack", "conv", AC_CLASS_CPU, packs_backward, NULL, setup_conv_bx_pack},
-                                        {0}};
-static const ac_case case_conv_pack[] = {{"37x5x3x3", AC_SMALL, {{4, {37, 5, 3, 3}}}, {{0, AC_F32, 0, 8}, {0}}, 1e-7},
-                                         {"32x16x1x2", AC_SMALL, {{4, {32, 16, 1, 2}}}, {{0, AC_F32, 0, 16}, {0}}, 1e-7},
-                                         {"70x24x3x3_f16", AC_SMALL, {{4, {70, 24, 3, 3}}}, {{0, AC_F16, 0, 4}, {0}}, 6e-4},
-                                         {"bx_19x70x3x3", AC_SMALL, {{4, {19, 70, 3, 3}}}, {{0, AC_F32, 0, 16, 1, 0, 0}, {0}}, 1e-7},
-                                         {"bx_37x5x4x5_s2", AC_SMALL, {{4, {37, 5, 4, 5}}}, {{0, AC_F32, 0, 8, 2, 1, 0}, {0}}, 1e-7},
-                                         {"bx_7x33x2x7_s3_f16", AC_SMALL, {{4, {7, 33, 2, 7}}}, {{0, AC_F16, 0, 4, 3, 2, 1}, {0}}, 6e-4},
-                                         {0}};
+static const ac_kern kern_conv_pack[] = {
+    {"conv_pack", "conv", AC_CLASS_CPU, packs_forward, NULL, setup_conv_pack},
+    {"conv_bx_pack", "conv", AC_CLASS_CPU, packs_backward, NULL, setup_conv_bx_pack},
+    {0}};
+static const ac_case case_conv_pack[] = {
+    {"37x5x3x3", AC_SMALL, {{4, {37, 5, 3, 3}}}, {{0, AC_F32, 0, 8}, {0}}, 1e-7},
+    {"32x16x1x2", AC_SMALL, {{4, {32, 16, 1, 2}}}, {{0, AC_F32, 0, 16}, {0}}, 1e-7},
+    {"70x24x3x3_f16", AC_SMALL, {{4, {70, 24, 3, 3}}}, {{0, AC_F16, 0, 4}, {0}}, 6e-4},
+    {"bx_19x70x3x3", AC_SMALL, {{4, {19, 70, 3, 3}}}, {{0, AC_F32, 0, 16, 1, 0, 0}, {0}}, 1e-7},
+    {"bx_37x5x4x5_s2", AC_SMALL, {{4, {37, 5, 4, 5}}}, {{0, AC_F32, 0, 8, 2, 1, 0}, {0}}, 1e-7},
+    {"bx_7x33x2x7_s3_f16", AC_SMALL, {{4, {7, 33, 2, 7}}}, {{0, AC_F16, 0, 4, 3, 2, 1}, {0}}, 6e-4},
+    {0}};
 const ac_op ac_op_conv_pack = {.name = "conv_pack",
                                .n_in = 1,
                                .typed = 1,
@@ -347,7 +355,8 @@ void ac_conv_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
 }
 
 /* X [B,H,W,C] by filters of R x S to [B,OH,OW,K], in d; `phases` of the gradient of an input, 0: the forward pass. */
-static void conv_launch(const ac_limits *lim, const ac_graph *g, const ac_node *n, const ac_cv *d, int phases, ac_launch *l)
+static void conv_launch(const ac_limits *lim, const ac_graph *g, const ac_node *n, const ac_cv *d, int phases,
+                        ac_launch *l)
 {
     const ac_node *w = ac_at_node(g, n->in[1]);
     int64_t M = (int64_t)d->B * d->OH * d->OW, panels = w->shape.d[0], most = M, tiles;
@@ -394,7 +403,10 @@ void ac_conv_bx_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
 {
     const int32_t *i = n->at.i;
     int stride = i[AC_CV_STRIDE];
-    ac_at at = {.i = {[PK_TYPE] = ac_pack_type(g, n->in[1]), [PK_VW] = lim->vw, [PK_STRIDE] = stride, [PK_TOP] = i[AC_CV_TOP] % stride,
+    ac_at at = {.i = {[PK_TYPE] = ac_pack_type(g, n->in[1]),
+                      [PK_VW] = lim->vw,
+                      [PK_STRIDE] = stride,
+                      [PK_TOP] = i[AC_CV_TOP] % stride,
                       [PK_LEFT] = i[AC_CV_LEFT] % stride}};
 
     n->in[1] = ac_add_node(g, &ac_op_conv_pack, &n->in[1], 1, &at);
@@ -409,9 +421,9 @@ void ac_conv_bx_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node
     conv_launch(lim, g, n, &d, phases, l);
 }
 
-/* ------------------------------------------------------------------------------------------ conv_bw_frame(x [B,H,W,C]) -> [n]: panels of images in frames
- * of zeros, see cl/conv_grad.cl. at.i: 0 and 1 height and width with the frame, 2 and 3 its width at top and left, 4 lanes, 5 zeros
- * after the last */
+/* ------------------------------------------------------------------------------------------ conv_bw_frame(x [B,H,W,C])
+ * -> [n]: panels of images in frames of zeros, see cl/conv_grad.cl. at.i: 0 and 1 height and width with the frame, 2
+ * and 3 its width at top and left, 4 lanes, 5 zeros after the last */
 
 enum { FRAME_H, FRAME_W, FRAME_TOP, FRAME_LEFT, FRAME_LANES, FRAME_SLACK };
 
@@ -466,15 +478,20 @@ static void setup_frame(const ac_limits *lim, const ac_graph *g, const ac_node *
 }
 
 static const ac_kern kern_frame[] = {{"conv_bw_frame", "conv_grad", AC_CLASS_CPU, NULL, NULL, setup_frame}, {0}};
-static const ac_case case_frame[] = {{"5x4_same", AC_SMALL, {{4, {2, 5, 4, 9}}}, {{7, 6, 1, 1, 9, 32}, {0}}, 1e-9},
-                                     {"5x19_cropped", AC_SMALL, {{4, {1, 5, 19, 33}}}, {{4, 18, 0, 2, 16, 1}, {0}}, 1e-9},
-                                     {"beside", AC_SMALL, {{4, {2, 2, 2, 70}}}, {{7, 8, 4, 9, 32, 8}, {0}}, 1e-9},
-                                     {0}};
-const ac_op ac_op_conv_bw_frame = {
-    .name = "conv_bw_frame", .n_in = 1, .infer = infer_frame, .ref = ref_frame, .kern = kern_frame, .cases = case_frame};
+static const ac_case case_frame[] = {
+    {"5x4_same", AC_SMALL, {{4, {2, 5, 4, 9}}}, {{7, 6, 1, 1, 9, 32}, {0}}, 1e-9},
+    {"5x19_cropped", AC_SMALL, {{4, {1, 5, 19, 33}}}, {{4, 18, 0, 2, 16, 1}, {0}}, 1e-9},
+    {"beside", AC_SMALL, {{4, {2, 2, 2, 70}}}, {{7, 8, 4, 9, 32, 8}, {0}}, 1e-9},
+    {0}};
+const ac_op ac_op_conv_bw_frame = {.name = "conv_bw_frame",
+                                   .n_in = 1,
+                                   .infer = infer_frame,
+                                   .ref = ref_frame,
+                                   .kern = kern_frame,
+                                   .cases = case_frame};
 
-/* ------------------------------------------------------------------------------------------ conv_bw_rows(gy [B,OH,OW,K]) -> [tiles, pixels, rows of a tile]
- * at.i: 0 rows */
+/* ------------------------------------------------------------------------------------------ conv_bw_rows(gy
+ * [B,OH,OW,K]) -> [tiles, pixels, rows of a tile] at.i: 0 rows */
 
 static int infer_rows(ac_graph *g, ac_node *n)
 {
@@ -532,8 +549,11 @@ void ac_conv_bw_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
     ac_cv d;
 
     ac_conv_bw_dims(g, n, &d);
-    frame = (ac_at){.i = {[FRAME_H] = (int32_t)frame_size(d.OH, d.R, d.stride), [FRAME_W] = (int32_t)frame_size(d.OW, d.S, d.stride),
-                          [FRAME_TOP] = i[AC_CV_TOP], [FRAME_LEFT] = i[AC_CV_LEFT], [FRAME_LANES] = AC_MIN(d.C, panel(lim)),
+    frame = (ac_at){.i = {[FRAME_H] = (int32_t)frame_size(d.OH, d.R, d.stride),
+                          [FRAME_W] = (int32_t)frame_size(d.OW, d.S, d.stride),
+                          [FRAME_TOP] = i[AC_CV_TOP],
+                          [FRAME_LEFT] = i[AC_CV_LEFT],
+                          [FRAME_LANES] = AC_MIN(d.C, panel(lim)),
                           [FRAME_SLACK] = panel(lim)}};
     n->in[0] = ac_add_node(g, &ac_op_conv_bw_frame, &n->in[0], 1, &frame);
     n->in[1] = ac_add_node(g, &ac_op_conv_bw_rows, &n->in[1], 1, &rows);
@@ -544,8 +564,10 @@ void ac_conv_bw_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node
     enum { TAPS = 16 }; /* as in cl/conv_grad.cl */
     const ac_shape *rows = ac_shape_of(g, n->in[1]), *w = &n->shape;
     const int32_t *at = n->at.i;
-    int64_t R = w->d[2], S = w->d[3], C = w->d[1], lanes = AC_MIN(C, (int64_t)panel(lim)), taps = lanes < panel(lim) ? R : R * S;
-    int64_t panels = AC_CEIL_DIV(C * R * S / taps, (int64_t)panel(lim)), parts = ac_conv_bw_parts(n), groups = AC_CEIL_DIV(taps, (int64_t)TAPS);
+    int64_t R = w->d[2], S = w->d[3], C = w->d[1], lanes = AC_MIN(C, (int64_t)panel(lim)),
+            taps = lanes < panel(lim) ? R : R * S;
+    int64_t panels = AC_CEIL_DIV(C * R * S / taps, (int64_t)panel(lim)), parts = ac_conv_bw_parts(n),
+            groups = AC_CEIL_DIV(taps, (int64_t)TAPS);
 
     while (groups < taps && groups * parts * panels * rows->d[0] < (int64_t)lim->units * ITEMS_PER_UNIT)
         groups++;

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "train/train.h"
 
 const char *ac_thousands(int64_t n, char buf[32])
@@ -146,11 +147,36 @@ out:
 
 /* ------------------------------------------------------------------------------------------ model card */
 
+char *ac_run_sheet(const ac_training *r)
+{
+    return ac_printf("%s/samples/step-%06" PRId64 ".png", r->cfg->run.output_dir, r->at.step);
+}
+
+/* Puts this step's sheet beside the card; *has tells whether there is one. */
+static int copy_sheet(const ac_training *r, const char *dir, bool *has)
+{
+    enum { MOST = 256 << 20 };
+    char *from = ac_run_sheet(r), *to = ac_path_join(dir, "samples.png"), *data = NULL;
+    size_t n;
+    int rc = from && to ? 0 : ac_nomem(r->dg, strlen(dir));
+
+    *has = rc == 0 && ac_exists(from);
+    if (*has)
+        rc = ac_file_read(from, MOST, r->dg, &data, &n);
+    if (*has && rc == 0)
+        rc = ac_file_save(to, data, n, r->dg);
+    free(data);
+    free(from);
+    free(to);
+    return rc;
+}
+
 int ac_run_card(ac_training *r, const char *dir)
 {
     const ac_train_cfg *c = r->cfg;
     const char *title = strrchr(c->run.output_dir, '/'), *base = *c->model.pretrained_model ? c->model.pretrained_model : NULL;
     char *config = NULL, summary[400];
+    bool sheet;
     facts f = {.n = 0};
     ac_card card = {.name = title && title[1] ? title + 1 : c->run.output_dir, .license = "other", .base = base, .guidance = c->validation.guidance_scale,
                     .steps = (int)c->validation.num_inference_steps, .width = (int)c->data.resolution, .height = (int)c->data.resolution,
@@ -162,6 +188,9 @@ int ac_run_card(ac_training *r, const char *dir)
     collect_facts(r, &f);
     card.figure = (const char *const(*)[2])f.fact;
     card.n_figures = f.n;
+    AC_TRY(copy_sheet(r, dir, &sheet));
+    card.grid = sheet ? "samples.png" : NULL;
+    card.shows = sheet ? "Samples made at the end of the training." : NULL;
     AC_TRY(ac_train_config_text(c, r->dg, &config));
     card.config = config;
     rc = ac_card_write(dir, &card, r->dg);

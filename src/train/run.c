@@ -217,7 +217,7 @@ out:
 
 static int pictures(ac_training *r)
 {
-    char *path = ac_printf("%s/samples/step-%06lld.png", r->cfg->run.output_dir, (long long)r->at.step);
+    char *path = ac_run_sheet(r);
     int rc = path ? 0 : ac_nomem(r->dg, 1);
 
     if (rc == 0 && r->recipe->pictures) {

@@ -155,7 +155,10 @@ int ac_run_log_open(ac_training *r, bool resumed) AC_CHECK_RESULT;
 /* A row: means since the last one. held_out, training: NAN when not measured at this step. */
 int ac_run_row(ac_training *r, const ac_step_result *mean, double images_per_second, double held_out, double training) AC_CHECK_RESULT;
 int ac_run_report(ac_training *r, const char *status) AC_CHECK_RESULT;
+/* README.md, with the newest sheet of samples, if there is one. */
 int ac_run_card(ac_training *r, const char *dir) AC_CHECK_RESULT;
+/* Path of the sheet of samples of the present step, in new memory; NULL when memory is short. */
+char *ac_run_sheet(const ac_training *r);
 /* "9,650,948" */
 const char *ac_thousands(int64_t n, char buf[32]);
 
