@@ -31,11 +31,13 @@ function folder_of(header)
 }
 
 # The public header is everyone`s; the list of ops is data, from which the graph layer makes its enum; only dev knows
-# OpenCL.
+# OpenCL, only base MPI.
 function allowed(from, header, angled)
 {
     if (header ~ /^(CL\/|clblast|clFFT)/)
         return from == "dev"
+    if (header ~ /^mpi/)
+        return from == "base"
     if (angled || header == "addcl.h" || (from == "graph" && header == "ops/ops.def"))
         return 1
     return index(" " may[from] " ", " " folder_of(header) " ") > 0

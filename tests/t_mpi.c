@@ -1,5 +1,5 @@
-/* t_mpi.c - data-parallel training: this program starts mpirun, on add-cl ($ADD_CL, else ./add-cl) and, to look at single steps, on
- * itself. Skipped where the library was built without MPI, or mpirun is not there. */
+/* t_mpi.c - data-parallel training: this program starts mpirun, on add-cl ($ADD_CL, else ./add-cl) and, to look at
+ * single steps, on itself. Skipped where the library was built without MPI, or mpirun is not there. */
 #include "model_support.h"
 
 #include <math.h>
@@ -35,7 +35,8 @@ static pid_t start(const char *command)
     pid_t pid = fork();
 
     if (pid == 0) {
-        if (!freopen("/dev/null", "r", stdin) || !freopen(temp_path("log"), "w", stderr) || dup2(STDERR_FILENO, STDOUT_FILENO) < 0)
+        if (!freopen("/dev/null", "r", stdin) || !freopen(temp_path("log"), "w", stderr) ||
+            dup2(STDERR_FILENO, STDOUT_FILENO) < 0)
             _exit(99);
         execl("/bin/sh", "sh", "-c", command, (char *)NULL);
         _exit(99);
@@ -72,8 +73,8 @@ static int ended(pid_t pid, int seconds)
     return -1;
 }
 
-/* A run of examples/emoji/smoke.ini into <temp>/<dir>: `ranks` processes (0: no mpirun) with batches of `batch`. The processes leave
- * their ids in <temp>/pid.<rank>; all but rank 0 also take the arguments in $OTHERS. */
+/* A run of examples/emoji/smoke.ini into <temp>/<dir>: `ranks` processes (0: no mpirun) with batches of `batch`. The
+ * processes leave their ids in <temp>/pid.<rank>; all but rank 0 also take the arguments in $OTHERS. */
 static pid_t start_run(const char *dir, int ranks, int batch, int steps, const char *more)
 {
     const char *srcdir = getenv("srcdir"), *program = getenv("ADD_CL");
@@ -81,12 +82,14 @@ static pid_t start_run(const char *dir, int ranks, int batch, int steps, const c
 
     if (ranks)
         snprintf(launch, sizeof launch,
-                 "mpirun --oversubscribe -n %d sh -c 'echo $$ >%s.$OMPI_COMM_WORLD_RANK; "
+                 "mpirun --oversubscribe --bind-to none -n %d sh -c 'echo $$ >%s.$OMPI_COMM_WORLD_RANK; "
                  "[ $OMPI_COMM_WORLD_RANK = 0 ] || set -- \"$@\" $OTHERS; exec \"$@\"' run",
                  ranks, temp_path("pid"));
     snprintf(command, sizeof command,
-             "exec %s %s train %s/examples/emoji/smoke.ini --progress none --set run.output_dir=%s --set run.max_train_steps=%d "
-             "--set run.report_steps=1 --set data.train_batch_size=%d --set validation.validation_steps=0 --set validation.sample_steps=0 "
+             "exec %s %s train %s/examples/emoji/smoke.ini --progress none --set run.output_dir=%s --set "
+             "run.max_train_steps=%d "
+             "--set run.report_steps=1 --set data.train_batch_size=%d --set validation.validation_steps=0 --set "
+             "validation.sample_steps=0 "
              "--set checkpoint.checkpointing_steps=1 --set checkpoint.checkpoints_total_limit=0 %s",
              launch, program ? program : "./add-cl", srcdir ? srcdir : ".", temp_path(dir), steps, batch, more);
     return start(command);
@@ -248,7 +251,8 @@ static void alone(void **state)
     assert_true(v == 3);
 }
 
-/* One rank, and two with half its batch; gradients show in the first moment after the first step, where it is a tenth of them. */
+/* One rank, and two with half its batch; gradients show in the first moment after the first step, where it is a tenth
+ * of them. */
 static void two_are_as_one(void **state)
 {
     enum { STEPS = 6 };
@@ -270,8 +274,8 @@ static void two_are_as_one(void **state)
     assert_true(weights <= 1e-6);
 }
 
-/* Of as many processes as cores or more: gradients summed in another order are not the same bits, but on every rank they are, else
- * the run would fail at its checkpoints. */
+/* Of as many processes as cores or more: gradients summed in another order are not the same bits, but on every rank
+ * they are, else the run would fail at its checkpoints. */
 static void three_agree(void **state)
 {
     (void)state;
@@ -280,7 +284,8 @@ static void three_agree(void **state)
     assert_int_equal(newest("three"), 3);
 }
 
-/* A signal to one rank ends all after the same step; the run that goes on is the one that was never stopped, bit for bit. */
+/* A signal to one rank ends all after the same step; the run that goes on is the one that was never stopped, bit for
+ * bit. */
 static void stopped_and_resumed(void **state)
 {
     int64_t step;
@@ -343,10 +348,11 @@ static void one_fails(void **state)
     setenv("OTHERS", "--set data.filter=file_name=noto/*", 1);
     assert_int_equal(ended(start_run("fails", 2, 4, 100000, ""), PATIENCE), 2);
     unsetenv("OTHERS");
-    assert_true(file_has(temp_path("log"), "rank 1: rank 1 finds an epoch of"));
+    assert_true(file_has(temp_path("log"), "rank 1: an epoch has"));
 }
 
-/* ------------------------------------------------------------------------------------------ single steps, as one of the ranks */
+/* ------------------------------------------------------------------------------------------ single steps, as one of
+ * the ranks */
 
 enum { N = 70000, WORKER_STEPS = 4, BAD_STEP = 2 }; /* a parameter is a bucket of its own */
 
@@ -354,7 +360,8 @@ enum { N = 70000, WORKER_STEPS = 4, BAD_STEP = 2 }; /* a parameter is a bucket o
 static ac_id worker_loss(ac_training *r, ac_graph *g, int B)
 {
     ac_shape s = ac_dims(1, N);
-    ac_id x = ac_input(g, "x", AC_F32, s), zero = ac_fill(g, s, 0), a = ac_params_leaf(&r->sets[0], g, "a", &s), b = ac_params_leaf(&r->sets[0], g, "b", &s);
+    ac_id x = ac_input(g, "x", AC_F32, s), zero = ac_fill(g, s, 0), a = ac_params_leaf(&r->sets[0], g, "a", &s),
+          b = ac_params_leaf(&r->sets[0], g, "b", &s);
 
     (void)B;
     return ac_add(g, ac_loss_mse(g, ac_mul(g, a, x), zero, AC_NONE), ac_loss_mse(g, ac_mul(g, b, x), zero, AC_NONE));
@@ -405,7 +412,8 @@ static bool worker_steps(ac_training *r)
 static int worker(void)
 {
     static const ac_recipe recipe = {.name = "worker", .measure = "loss", .loss = worker_loss, .feed = worker_feed};
-    const char *set[] = {"run.method=diffusion", "run.output_dir=none", "model.config=none", "data.train_data_dir=none", "optimizer.max_grad_norm=0"};
+    const char *set[] = {"run.method=diffusion", "run.output_dir=none", "model.config=none", "data.train_data_dir=none",
+                         "optimizer.max_grad_norm=0"};
     addcl_ctx ctx = {.dev = NULL};
     ac_training t = {.ctx = &ctx, .dg = &ctx.dg, .recipe = &recipe, .n_sets = 1}, *r = &t;
     ac_train_cfg *cfg = NULL;
@@ -437,7 +445,7 @@ static void steps(void **state)
     (void)state;
     need_mpi();
     for (int n = 2; n <= 3; n++) {
-        snprintf(command, sizeof command, "exec mpirun --oversubscribe -n %d %s worker", n, self);
+        snprintf(command, sizeof command, "exec mpirun --oversubscribe --bind-to none -n %d %s worker", n, self);
         code = ended(start(command), PATIENCE);
         if (code)
             show_log();
@@ -457,10 +465,14 @@ static int setup(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(alone),       cmocka_unit_test(steps),
-                                       cmocka_unit_test(two_are_as_one), cmocka_unit_test(three_agree),
-                                       cmocka_unit_test(stopped_and_resumed), cmocka_unit_test(terminated),
-                                       cmocka_unit_test(killed), cmocka_unit_test(one_fails)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(alone),
+                                       cmocka_unit_test(steps),
+                                       cmocka_unit_test(two_are_as_one),
+                                       cmocka_unit_test(three_agree),
+                                       cmocka_unit_test(stopped_and_resumed),
+                                       cmocka_unit_test(terminated),
+                                       cmocka_unit_test(killed),
+                                       cmocka_unit_test(one_fails)};
 
     if (argc > 1 && !strcmp(argv[1], "worker"))
         return !worker();

@@ -15,7 +15,7 @@ struct ac_comm {
     ac_diag *dg;
     MPI_Comm all; /* of our own: messages of the application stay apart */
     int rank, size, seat, seats;
-    bool ours;    /* MPI was initialised here */
+    bool ours; /* MPI was initialised here */
 };
 
 struct ac_allsum {
@@ -184,7 +184,8 @@ int ac_allsum_begin(ac_comm *c, float *x, size_t n, ac_allsum **out)
 
     *out = NULL;
     if (n > INT_MAX)
-        return ac_fail(c->dg, ADDCL_E_UNSUPPORTED, "a sum of %zu values over all ranks: at most %d are possible", n, INT_MAX);
+        return ac_fail(c->dg, ADDCL_E_UNSUPPORTED, "a sum of %zu values over all ranks: at most %d are possible", n,
+                       INT_MAX);
     if (!(s = ac_calloc(1, sizeof *s)))
         return ac_nomem(c->dg, sizeof *s);
     s->c = c;
@@ -213,8 +214,10 @@ int ac_comm_open(ac_diag *dg, ac_comm **out)
     const char *size = getenv("OMPI_COMM_WORLD_SIZE");
 
     *out = NULL;
-    return size && atoi(size) > 1 ? ac_fail(dg, ADDCL_E_UNSUPPORTED, "mpirun started %s processes, but this add-cl was built without MPI: "
-                                                                     "configure it with --with-mpi", size)
+    return size && atoi(size) > 1 ? ac_fail(dg, ADDCL_E_UNSUPPORTED,
+                                            "mpirun started %s processes, but this add-cl was built without MPI: "
+                                            "configure it with --with-mpi",
+                                            size)
                                   : 0;
 }
 

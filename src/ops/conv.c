@@ -110,8 +110,7 @@ static const ac_kern kern[] = {
     }
 #define SPEED(C, K, side)                                                                                              \
     {                                                                                                                  \
-#C "->" #K "@" #side, AC_FULL,                                                                                 \
-            {{4, {1, side, side, C } }, {4, {K, C, 3, 3 } } }, {{1, 1, 1, 1, 1 }, {0 } }, 1e-5                         \
+        "" #C "->" #K "@" #side, AC_FULL, {{4, {1, side, side, C}}, {4, {K, C, 3, 3}}}, {{1, 1, 1, 1, 1}, {0}}, 1e-5   \
     }
 static const ac_case cases[] = {
     CV("b2_9x7_3to20", 2, 9, 7, 3, 20, 3, 1, 1, 1, 1, 1),

@@ -1,7 +1,7 @@
 /* conv_grad.c - gradients of a convolution: of its input (conv_bx) and of its filters (conv_bw).
  *
- * conv, conv_bx and conv_bw are linear in both inputs, and <gy, conv(x, w)> = <conv_bx(gy, w), x> = <conv_bw(x, gy),
- * w>. So the gradients of each of them are the two others. */
+ * All three are linear in both inputs, and <gy, conv(x, w)> = <conv_bx(gy, w), x> = <conv_bw(x, gy), w>: the gradients
+ * of each of them are the two others. */
 #include "ops/mm.h"
 #include "ops/ops.h"
 #include "ops/tile.h"
@@ -57,8 +57,8 @@ static int reader_of(const ac_cv *d, int i, int t, int before, int rows)
     return o >= 0 && o % d->stride == 0 && o / d->stride < rows ? o / d->stride : -1;
 }
 
-/* ------------------------------------------------------------------------------------------ conv_bx(gy [B,OH,OW,K], w
- * [K,C,R,S]) -> [B,H,W,C] Attributes of conv, with the input's size in place of the resampled one. */
+/* ------------------------------------------------------------------------------------------ conv_bx
+ * gy [B,OH,OW,K], w [K,C,R,S] -> [B,H,W,C]. Attributes of conv, with the input's size in place of the resampled one. */
 
 void ac_conv_bx_dims(const ac_graph *g, const ac_node *n, ac_cv *d)
 {
@@ -180,6 +180,17 @@ static void vjp_bx(ac_graph *g, ac_id y, ac_id u, ac_id gx[AC_MAX_IN])
     gx[1] = ac_conv_bw(g, u, n.in[0], c, n.at.i[AC_CV_R], n.at.i[AC_CV_S]);
 }
 
+/* X(batch, input channels, output channels, side) of the 3x3 convolutions whose gradients are timed: Stable
+ * Diffusion 2.1's UNet, a VAE's, a small UNet's. */
+/* clang-format off */
+#define SPEED_SHAPES(X) \
+    X(1, 320, 320, 64) X(1, 640, 320, 64) X(1, 960, 320, 64) \
+    X(1, 640, 640, 32) X(1, 1280, 640, 32) X(1, 1920, 640, 32) \
+    X(1, 1280, 1280, 16) X(1, 2560, 1280, 16) X(1, 1280, 1280, 8) X(1, 2560, 1280, 8) \
+    X(1, 512, 512, 64) \
+    X(64, 64, 64, 16) X(64, 128, 128, 8) X(64, 192, 192, 4)
+/* clang-format on */
+
 static const ac_kern kern_bx[] = {
     {"conv_vec", "conv", AC_CLASS_CPU, ac_conv_vec_accepts, ac_conv_bx_vec_prep, ac_conv_bx_vec_setup},
     {"conv_tile", "gemm_tile", AC_CLASS_GPU, ac_conv_bx_tile_accepts, ac_conv_bx_tile_prep, ac_conv_bx_tile_setup},
@@ -191,16 +202,12 @@ static const ac_kern kern_bx[] = {
     {                                                                                                                  \
         name, AC_SMALL, {{4, {B, OH, OW, K}}, {4, {K, C, R, S}}}, {{__VA_ARGS__}, {0}}, 1e-5                           \
     }
-#define BX_SPEED(C, K, side)                                                                                           \
-    {                                                                                                                  \
-#C "->" #K "@" #side, AC_FULL,                                                                                 \
-            {{4, {1, side, side, K } }, {4, {K, C, 3, 3 } } }, {{1, 1, 1, 1, 1, side, side }, {0 } }, 1e-5             \
-    }
-#define BX_BATCH(B, C, side)                                                                                           \
-    {                                                                                                                  \
-#B "x" #C "@" #side, AC_FULL,                                                                                  \
-            {{4, {B, side, side, C } }, {4, {C, C, 3, 3 } } }, {{1, 1, 1, 1, 1, side, side }, {0 } }, 1e-5             \
-    }
+#define BX_SPEED(B, C, K, side)                                                                                        \
+    {"" #B "x" #C "->" #K "@" #side,                                                                                   \
+     AC_FULL,                                                                                                          \
+     {{4, {B, side, side, K}}, {4, {K, C, 3, 3}}},                                                                     \
+     {{1, 1, 1, 1, 1, side, side}, {0}},                                                                               \
+     1e-5},
 static const ac_case case_bx[] = {
     BX("b2_9x7_20to3", 2, 9, 7, 20, 3, 3, 3, 1, 1, 1, 1, 1, 9, 7),
     BX("20x17_35to70", 1, 20, 17, 35, 70, 3, 3, 1, 1, 1, 1, 1, 20, 17),
@@ -224,21 +231,7 @@ static const ac_case case_bx[] = {
      {{4, {2, 3, 3, 7}}, {4, {7, 34, 3, 3}}, {1, {34}}, {4, {2, 1, 1, 34}}, {4, {2, 6, 5, 34}}},
      {{2, 1, 1, 1, 1, 6, 5, [AC_AT_ACT] = AC_ACT_SILU}, {0}},
      1e-5},
-    BX_SPEED(320, 320, 64),
-    BX_SPEED(640, 320, 64),
-    BX_SPEED(960, 320, 64),
-    BX_SPEED(640, 640, 32),
-    BX_SPEED(1280, 640, 32),
-    BX_SPEED(1920, 640, 32),
-    BX_SPEED(1280, 1280, 16),
-    BX_SPEED(2560, 1280, 16),
-    BX_SPEED(1280, 1280, 8),
-    BX_SPEED(2560, 1280, 8),
-    BX_SPEED(512, 512, 64),
-    BX_BATCH(64, 64, 16),
-    BX_BATCH(64, 128, 8),
-    BX_BATCH(64, 192, 4),
-    {0}};
+    SPEED_SHAPES(BX_SPEED){0}};
 const ac_op ac_op_conv_bx = {.name = "conv_bx",
                              .n_in = 2,
                              .n_opt = 4, /* as conv */
@@ -260,9 +253,9 @@ ac_id ac_conv_bx(ac_graph *g, ac_id gy, ac_id w, ac_conv_at c, int64_t height, i
     return ac_add_node(g, &ac_op_conv_bx, (ac_id[]){gy, w}, 2, &at);
 }
 
-/* ------------------------------------------------------------------------------------------ conv_bw(x [B,H,W,C], gy
- * [B,OH,OW,K]) -> [K,C,R,S] Attributes of conv; at.i[AC_CV_R], at.i[AC_CV_S]: size of the filters; at.i[AC_BW_PARTS],
- * if not 0: parts of the pixels, for each of which a gradient is made, -> [parts K,C,R,S]. */
+/* ------------------------------------------------------------------------------------------ conv_bw
+ * x [B,H,W,C], gy [B,OH,OW,K] -> [K,C,R,S]. Attributes of conv; at.i[AC_CV_R], at.i[AC_CV_S]: size of the filters;
+ * at.i[AC_BW_PARTS], if not 0: parts of the pixels, for each of which a gradient is made, -> [parts K,C,R,S]. */
 
 int64_t ac_conv_bw_parts(const ac_node *n)
 {
@@ -392,16 +385,12 @@ static const ac_kern kern_bw[] = {
         name, AC_SMALL, {{4, {B, H, W, C}}, {4, {B, OH, OW, K}}},                                                      \
             {{stride, top, left, bottom, right, [AC_CV_R] = R, S}, {0}}, 1e-5                                          \
     }
-#define BW_SPEED(C, K, side)                                                                                           \
-    {                                                                                                                  \
-#C "->" #K "@" #side, AC_FULL,                                                                                 \
-            {{4, {1, side, side, C } }, {4, {1, side, side, K } } }, {{1, 1, 1, 1, 1, [AC_CV_R] = 3, 3 }, {0 } }, 1e-5 \
-    }
-#define BW_BATCH(B, C, side)                                                                                           \
-    {                                                                                                                  \
-#B "x" #C "@" #side, AC_FULL,                                                                                  \
-            {{4, {B, side, side, C } }, {4, {B, side, side, C } } }, {{1, 1, 1, 1, 1, [AC_CV_R] = 3, 3 }, {0 } }, 1e-5 \
-    }
+#define BW_SPEED(B, C, K, side)                                                                                        \
+    {"" #B "x" #C "->" #K "@" #side,                                                                                   \
+     AC_FULL,                                                                                                          \
+     {{4, {B, side, side, C}}, {4, {B, side, side, K}}},                                                               \
+     {{1, 1, 1, 1, 1, [AC_CV_R] = 3, 3}, {0}},                                                                         \
+     1e-5},
 static const ac_case case_bw[] = {BW("b2_9x7_3to20", 2, 9, 7, 3, 9, 7, 20, 1, 1, 1, 1, 1, 3, 3),
                                   BW("20x17_70to35", 1, 20, 17, 70, 20, 17, 35, 1, 1, 1, 1, 1, 3, 3),
                                   BW("17x9_s2", 2, 17, 9, 8, 9, 5, 33, 2, 1, 1, 1, 1, 3, 3),
@@ -415,21 +404,7 @@ static const ac_case case_bw[] = {BW("b2_9x7_3to20", 2, 9, 7, 3, 9, 7, 20, 1, 1,
                                   BW("7x4_filter_s3", 1, 12, 9, 10, 4, 3, 9, 3, 3, 1, 3, 1, 7, 4),
                                   BW("parts_3x17x23_5to6", 3, 17, 23, 5, 17, 23, 6, 1, 1, 1, 1, 1, 3, 3),
                                   BW("wide_padding", 1, 4, 4, 33, 9, 8, 12, 1, 4, 3, 3, 3, 3, 3),
-                                  BW_SPEED(320, 320, 64),
-                                  BW_SPEED(640, 320, 64),
-                                  BW_SPEED(960, 320, 64),
-                                  BW_SPEED(640, 640, 32),
-                                  BW_SPEED(1280, 640, 32),
-                                  BW_SPEED(1920, 640, 32),
-                                  BW_SPEED(1280, 1280, 16),
-                                  BW_SPEED(2560, 1280, 16),
-                                  BW_SPEED(1280, 1280, 8),
-                                  BW_SPEED(2560, 1280, 8),
-                                  BW_SPEED(512, 512, 64),
-                                  BW_BATCH(64, 64, 16),
-                                  BW_BATCH(64, 128, 8),
-                                  BW_BATCH(64, 192, 4),
-                                  {0}};
+                                  SPEED_SHAPES(BW_SPEED){0}};
 const ac_op ac_op_conv_bw = {.name = "conv_bw",
                              .n_in = 2,
                              .infer = infer_bw,

@@ -253,7 +253,7 @@ static const ac_kern kern[] = {
     }
 #define SPEED(M, N, K)                                                                                                 \
     {                                                                                                                  \
-#M "x" #N "x" #K, AC_FULL, {{2, {M, K } }, {2, {N, K } } }, {{0, 1 }, {0 } }, 1e-5                             \
+        "" #M "x" #N "x" #K, AC_FULL, {{2, {M, K}}, {2, {N, K}}}, {{0, 1}, {0}}, 1e-5                                  \
     }
 #define DW_SPEED(M, N, K)                                                                                              \
     {                                                                                                                  \

@@ -28,14 +28,16 @@ void ac_conv_dims(const ac_graph *g, const ac_node *n, ac_cv *d);
  * forward pass. */
 void ac_conv_bx_dims(const ac_graph *g, const ac_node *n, ac_cv *d);
 void ac_conv_bw_dims(const ac_graph *g, const ac_node *n, ac_cv *d);
-/* The gradient of an input as the convolution of gy by the reversed filters, in d; returns 0, or for a stride s > 1,
- * whose s s phases of pixels are a convolution each, s: then d has the padding of the forward pass. See cl/common.h. */
+/* The gradient of an input as a convolution of gy, in d: by the reversed filters, then it returns 0; or, of a stride
+ * above 1, a convolution for each of stride^2 phases of pixels, then it returns the stride and leaves the forward
+ * pass's padding in d. See cl/common.h. */
 int ac_conv_bx_as_conv(const ac_graph *g, const ac_node *n, ac_cv *d);
 /* The tap r S + s that comes at a place of the filters packed for that; phase: stride, padding at top and left. */
 int64_t ac_conv_bx_tap(int64_t place, int R, int S, const int32_t phase[3]);
-/* Parts into which the pixels of a gradient of filters are divided, each a gradient of its own; should they be, to keep
- * a device with these limits busy? No kernel accepts the node then. */
+/* Parts of the pixels for each of which this gradient of filters is made. */
 int64_t ac_conv_bw_parts(const ac_node *n);
+/* Should a long sum of few outputs be lowered to a sum of parts, to keep a device with these limits busy? No kernel
+ * accepts it then. */
 bool ac_conv_bw_in_parts(const ac_limits *lim, const ac_node *n);
 
 /* Where matmul's and conv's attributes lie in at.i. */
@@ -52,16 +54,9 @@ enum {
     AC_CV_R,
     AC_CV_S
 };
-/* Of the gradients, in place of the resampled size: that of the input; that of the output, the batch, and parts (0:
- * one). */
-enum {
-    AC_BX_H = AC_CV_UP_H,
-    AC_BX_W = AC_CV_UP_W,
-    AC_BW_OH = AC_CV_UP_H,
-    AC_BW_OW = AC_CV_UP_W,
-    AC_BW_B = AC_CV_K,
-    AC_BW_PARTS = AC_AT_CLOSED
-};
+/* Of conv_bx: size of the input. Of conv_bw: size of gy, its batch, parts (0: one). */
+enum { AC_BX_H = AC_CV_UP_H, AC_BX_W = AC_CV_UP_W };
+enum { AC_BW_OH = AC_CV_UP_H, AC_BW_OW = AC_CV_UP_W, AC_BW_B = AC_CV_K, AC_BW_PARTS = AC_AT_CLOSED };
 /* Stride and padding of a node of conv, conv_bx or conv_bw; no resampling. */
 ac_conv_at ac_conv_geometry(const ac_node *n);
 

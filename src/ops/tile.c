@@ -339,9 +339,9 @@ void ac_conv_bw_any_setup(const ac_limits *lim, const ac_graph *g, const ac_node
     ac_grid1(l, (size_t)ac_count(&n->shape), 64);
 }
 
-/* ------------------------------------------------------------------------------------------ conv_pack_tile(w
- * [K,C,R,S]) -> [R S, C, K] at.i[PK_TYPE]: storage type; at.i[PK_STRIDE]: 0, or for the gradient of the input the
- * stride, and padding at top and left modulo it: then [taps by phase, K, C], see cl/common.h */
+/* ------------------------------------------------------------------------------------------ conv_pack_tile
+ * w [K,C,R,S] -> [R S, C, K]. at.i[PK_TYPE]: storage type; at.i[PK_STRIDE] is 0, or, for the gradient of an input, the
+ * stride, with padding at top and left modulo it: then [taps by phase, K, C], see cl/common.h */
 
 static int infer_pack(ac_graph *g, ac_node *n)
 {

@@ -58,8 +58,8 @@ static void one_item_grid(ac_launch *l, int64_t x, int64_t y, int64_t z)
     l->local[0] = l->local[1] = l->local[2] = 1;
 }
 
-/* ------------------------------------------------------------------------------------------ matmul_pack(b) -> [batch,
- * panels, K, panel] at.i: 0 geglu, 1 storage type, 2 transposed ([N,K]), 3 lanes */
+/* ------------------------------------------------------------------------------------------ matmul_pack
+ * b -> [batch, panels, K, panel]. at.i: 0 geglu, 1 storage type, 2 transposed ([N,K]), 3 lanes */
 
 enum { PK_GEGLU, PK_TYPE, PK_TB, PK_VW };
 
@@ -237,9 +237,10 @@ void ac_matmul_tn_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_no
     one_item_grid(l, AC_CEIL_DIV(columns, wide), AC_CEIL_DIV(rows, high), d.batch);
 }
 
-/* ------------------------------------------------------------------------------------------ conv_pack(w) -> [panels,
- * taps, C, panel] at.i: 1 storage type, 3 lanes; 4 0, or for the gradient of the input the stride, 5 and 6 padding at
- * top and left modulo it: then [panels of C, taps by phase, K, panel], see cl/common.h */
+/* ------------------------------------------------------------------------------------------ conv_pack
+ * w -> [panels, taps, C, panel]. at.i: 1 storage type, 3 lanes; 4 is 0, or, for the gradient of an input, the stride,
+ * with padding at top and left modulo the stride in 5 and 6: then [panels of C, taps by phase, K, panel], see
+ * cl/common.h */
 
 enum { PK_STRIDE = 4, PK_TOP, PK_LEFT };
 
@@ -421,9 +422,9 @@ void ac_conv_bx_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node
     conv_launch(lim, g, n, &d, phases, l);
 }
 
-/* ------------------------------------------------------------------------------------------ conv_bw_frame(x [B,H,W,C])
- * -> [n]: panels of images in frames of zeros, see cl/conv_grad.cl. at.i: 0 and 1 height and width with the frame, 2
- * and 3 its width at top and left, 4 lanes, 5 zeros after the last */
+/* ------------------------------------------------------------------------------------------ conv_bw_frame
+ * x [B,H,W,C] -> [n]: panels of images in frames of zeros, see cl/conv_grad.cl. at.i: 0 and 1 height and width with the
+ * frame, 2 and 3 its width at top and left, 4 lanes, 5 zeros after the last */
 
 enum { FRAME_H, FRAME_W, FRAME_TOP, FRAME_LEFT, FRAME_LANES, FRAME_SLACK };
 
@@ -490,8 +491,8 @@ const ac_op ac_op_conv_bw_frame = {.name = "conv_bw_frame",
                                    .kern = kern_frame,
                                    .cases = case_frame};
 
-/* ------------------------------------------------------------------------------------------ conv_bw_rows(gy
- * [B,OH,OW,K]) -> [tiles, pixels, rows of a tile] at.i: 0 rows */
+/* ------------------------------------------------------------------------------------------ conv_bw_rows
+ * gy [B,OH,OW,K] -> [tiles, pixels, rows of a tile]. at.i: 0 rows */
 
 static int infer_rows(ac_graph *g, ac_node *n)
 {

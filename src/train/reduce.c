@@ -1,29 +1,33 @@
 /* reduce.c - gradients summed over the ranks while the backward pass goes on (Li et al. 2020, "PyTorch Distributed").
  *
- * Gradient variables are gathered into buckets in the order in which the backward pass completes them. As soon as a bucket is
- * complete on the device it is read beside the computation, summed over all ranks, and written back. Every rank begins the sums in
- * the same order. */
+ * Gradient variables are gathered into buckets in the order in which the backward pass completes them. As soon as a
+ * bucket is complete on the device it is read beside the computation, summed over all ranks, and written back. Every
+ * rank begins the sums in the same order. */
 #include <stdlib.h>
 
 #include "train/train.h"
 
-enum { BUCKET_MOST = 25 << 20, BUCKET_LEAST = 256 << 10, BUCKETS = 8 }; /* bytes; buckets to be had where they are not too small */
+enum {
+    BUCKET_MOST = 25 << 20,
+    BUCKET_LEAST = 256 << 10,
+    BUCKETS = 8
+}; /* bytes; buckets to be had where they are not too small */
 
 typedef struct bucket {
     size_t first, end; /* of the reducer's variables */
     size_t n;          /* floats */
     float *host;       /* what is summed */
     ac_mark *read;     /* host holds the gradients of this rank */
-    ac_allsum *sum;       /* being made; NULL: not begun, or over */
+    ac_allsum *sum;    /* being made; NULL: not begun, or over */
 } bucket;
 
 struct ac_reducer {
     ac_training *r;
     AC_VEC(ac_var *) var; /* in the order in which the graph writes them */
     AC_VEC(bucket) bucket;
-    size_t next;          /* variable that the running graph writes next */
-    size_t begun, over;   /* buckets whose sum was begun; that were written back */
-    double first, last;   /* when the first and the last of them were begun */
+    size_t next;        /* variable that the running graph writes next */
+    size_t begun, over; /* buckets whose sum was begun; that were written back */
+    double first, last; /* when the first and the last of them were begun */
     int64_t runs;
     double beside, after; /* seconds of all runs spent on sums while the backward pass went on, and after it */
 };
@@ -199,6 +203,7 @@ out:
 void ac_reducer_tell(const ac_reducer *d)
 {
     if (d && d->runs)
-        ac_note(d->r->dg, ADDCL_LOG_INFO, "gradients of %d ranks in %zu sums: %.1f ms a step beside the backward pass, %.1f ms after it",
+        ac_note(d->r->dg, ADDCL_LOG_INFO,
+                "gradients of %d ranks in %zu sums: %.1f ms a step beside the backward pass, %.1f ms after it",
                 d->r->ranks, d->bucket.n, d->beside / (double)d->runs * 1e3, d->after / (double)d->runs * 1e3);
 }

@@ -124,7 +124,7 @@ int ac_run_report(ac_training *r, const char *status)
     char measure[2][64], *config = NULL;
     const char *name[FIXED + AC_SCALARS], *title = strrchr(r->cfg->run.output_dir, '/');
     ac_report_chart chart[] = {{.title = "Loss", .unit = "", .column = {"loss", r->recipe->scalar[0]}},
-                               {.title = r->recipe->measure, .unit = "", .column = {measure[0], measure[1]}, .label = {"held out", "training"}},
+                               {.title = "Validation", .unit = r->recipe->measure, .column = {measure[0], measure[1]}, .label = {"held out", "training"}},
                                {.title = "Gradient norm", .unit = "", .column = {"grad_norm"}},
                                {.title = "Learning rate", .unit = "", .column = {"learning_rate"}, .linear = true},
                                {.title = "Throughput", .unit = "images/s", .column = {"images_per_second"}, .linear = true}};
@@ -174,11 +174,12 @@ static int copy_sheet(const ac_training *r, const char *dir, bool *has)
 int ac_run_card(ac_training *r, const char *dir)
 {
     const ac_train_cfg *c = r->cfg;
-    const char *title = strrchr(c->run.output_dir, '/'), *base = *c->model.pretrained_model ? c->model.pretrained_model : NULL;
+    const char *title = strrchr(c->run.output_dir, '/'), *base = *c->model.pretrained_model ? c->model.pretrained_model : NULL,
+               *slash = base ? strrchr(base, '/') : NULL;
     char *config = NULL, summary[400];
     bool sheet;
     facts f = {.n = 0};
-    ac_card card = {.name = title && title[1] ? title + 1 : c->run.output_dir, .license = "other", .base = base, .guidance = c->validation.guidance_scale,
+    ac_card card = {.name = title && title[1] ? title + 1 : c->run.output_dir, .license = "other", .base = slash && slash[1] ? slash + 1 : base, .guidance = c->validation.guidance_scale,
                     .steps = (int)c->validation.num_inference_steps, .width = (int)c->data.resolution, .height = (int)c->data.resolution,
                     .prompt = r->n_prompts ? r->prompts[0] : NULL};
     int rc;
