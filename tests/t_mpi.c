@@ -398,6 +398,11 @@ static bool worker_steps(ac_training *r)
         NEED(ac_step_run(r, &r->stepper, &s) == 0);
         NEED(s.skipped == (k == BAD_STEP));
         NEED(ac_state_compare(r) == 0);
+        if (k == BAD_STEP) { /* every rank tells what rank 1 met */
+            NEED(ac_step_blame(r, &r->stepper) == ADDCL_E_DIVERGED);
+            NEED(strstr(r->dg->msg, "input x"));
+            ac_clear(r->dg);
+        }
         if (k > 0)
             continue;
         each = 2 * mean / N; /* the gradient of every value */

@@ -176,15 +176,43 @@ static int tokenizer_folder(ac_training *r, int i, char **dir)
     return ac_clip_vocabulary(r->dg, dir);
 }
 
+/* The tokenizer that a single file carries (written by add-cl); *has is false when it has none. */
+static int export_carried(ac_training *r, int i, const char *to, bool *has)
+{
+    const addcl_model *m = r->model;
+    const char *vocab = m && m->single ? ac_st_meta(m->st, i ? AC_META_VOCAB_2 : AC_META_VOCAB) : NULL;
+    const char *merges = vocab ? ac_st_meta(m->st, i ? AC_META_MERGES_2 : AC_META_MERGES) : NULL;
+    const json_t *config = m ? json_object_get(m->configs, i ? "tokenizer_2" : "tokenizer") : NULL;
+    const json_t *special = m ? json_object_get(m->configs, i ? "special_tokens_2" : "special_tokens") : NULL;
+    int rc = 0;
+
+    *has = vocab && merges;
+    if (!*has)
+        return 0;
+    AC_TRY(save_text(to, "vocab.json", vocab, r->dg));
+    AC_TRY(save_text(to, "merges.txt", merges, r->dg));
+    if (config)
+        AC_TRY(save_json(to, "tokenizer_config.json", config, r->dg));
+    if (special)
+        rc = save_json(to, "special_tokens_map.json", special, r->dg);
+out:
+    return rc;
+}
+
 int ac_export_tokenizer(ac_training *r, int i, const char *dir)
 {
     static const char *const files[] = {"vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"};
     char *from = NULL, *to = ac_path_join(dir, i ? "tokenizer_2" : "tokenizer");
+    bool has = false;
     int rc = to ? 0 : ac_nomem(r->dg, strlen(dir));
 
     AC_TRY(rc);
-    AC_TRY(tokenizer_folder(r, i, &from));
     AC_TRY(ac_folder_make(to, r->dg));
+    if (!*r->cfg->model.tokenizer || i > 0)
+        AC_TRY(export_carried(r, i, to, &has));
+    if (has)
+        goto out;
+    AC_TRY(tokenizer_folder(r, i, &from));
     for (size_t k = 0; k < AC_LEN(files); k++)
         AC_TRY(copy_file(from, to, files[k], r->dg));
 out:
@@ -200,13 +228,19 @@ static int export_scheduler(ac_training *r, const char *dir)
     const char *given = r->cfg->model.scheduler;
     char *path = *given ? ac_path_join(given, "scheduler_config.json") : ac_printf("%s/scheduler/scheduler_config.json", r->model->path);
     char *to = ac_path_join(dir, "scheduler");
-    json_t *j = path && ac_exists(path) ? json_load_file(path, 0, NULL) : json_object_get(r->model->configs, "scheduler");
+    ac_json file = {0};
+    const json_t *known;
+    json_t *j = NULL;
     int rc = path && to ? 0 : ac_nomem(r->dg, strlen(dir));
 
-    j = j ? json_deep_copy(j)
-          : json_pack("{s:s, s:s, s:i, s:s, s:f, s:f, s:b, s:b, s:s, s:i}", "_class_name", "DDIMScheduler", "_diffusers_version", "0.27.0",
-                      "num_train_timesteps", c->train_steps, "beta_schedule", "scaled_linear", "beta_start", c->beta_start, "beta_end", c->beta_end,
-                      "clip_sample", 0, "set_alpha_to_one", 0, "timestep_spacing", "trailing", "steps_offset", 1);
+    if (rc == 0 && ac_exists(path))
+        rc = ac_json_open(path, r->dg, &file);
+    AC_TRY(rc);
+    known = file.obj ? file.obj : json_object_get(r->model->configs, "scheduler");
+    j = known ? json_deep_copy(known)
+              : json_pack("{s:s, s:s, s:i, s:s, s:f, s:f, s:b, s:b, s:s, s:i}", "_class_name", "DDIMScheduler", "_diffusers_version", "0.27.0",
+                          "num_train_timesteps", c->train_steps, "beta_schedule", "scaled_linear", "beta_start", c->beta_start, "beta_end",
+                          c->beta_end, "clip_sample", 0, "set_alpha_to_one", 0, "timestep_spacing", "trailing", "steps_offset", 1);
     if (!j || json_object_set_new(j, "prediction_type", json_string(ac_prediction_name(c->prediction))) ||
         json_object_set_new(j, "rescale_betas_zero_snr", json_boolean(c->zero_snr || r->cfg->loss.zero_terminal_snr)))
         rc = ac_nomem(r->dg, sizeof *j);
@@ -214,6 +248,7 @@ static int export_scheduler(ac_training *r, const char *dir)
     AC_TRY(ac_folder_make(to, r->dg));
     rc = save_json(to, "scheduler_config.json", j, r->dg);
 out:
+    ac_json_close(&file);
     json_decref(j);
     free(path);
     free(to);

@@ -131,11 +131,14 @@ static int report_plan(ac_training *r)
 
     for (int k = 0; k < r->n_sets; k++)
         variables += ac_params_bytes(&r->sets[k]);
+    if (planned_bytes(r) > ac_dev_limits(r->ctx->dev)->global_mem)
+        ac_note(r->dg, ADDCL_LOG_WARN, "this is more memory than the device has: a smaller data.train_batch_size with gradient accumulation, or "
+                                       "model.gradient_checkpointing = yes, takes less");
     AC_TRY(ac_fma_peak(r->ctx->dev, &peak));
     step = flop / (0.5 * peak);
     ac_note(r->dg, ADDCL_LOG_INFO, "memory: %.0f MB: parameters, moments and averages %.0f MB, activations and gradients %.0f MB, constants %.0f MB",
             (double)planned_bytes(r) * mb, (double)variables * mb, (double)p->activations * mb, (double)p->weights * mb);
-    ac_note(r->dg, ADDCL_LOG_INFO, "time: %.3g TFLOP a step, about %.2g s on %s; %.3g hours for %lld steps", flop * 1e-12, step,
+    ac_note(r->dg, ADDCL_LOG_INFO, "time: %.3g TFLOP a step, about %.*f s on %s; %.3g hours for %lld steps", flop * 1e-12, step < 10 ? 2 : 0, step,
             ac_dev_info(r->ctx->dev)->name, step * (double)r->cfg->run.max_train_steps / 3600, (long long)r->cfg->run.max_train_steps);
 out:
     return rc;
@@ -284,7 +287,7 @@ static int report(ac_training *r, interval *iv, double held_out, double training
         mean.scalar[k] = n > 0 ? mean.scalar[k] / n : NAN;
     p.loss = mean.loss;
     p.grad_norm = mean.grad_norm;
-    p.learning_rate = ac_learning_rate(c, r->at.updates);
+    p.learning_rate = ac_learning_rate(c, AC_MAX(r->at.updates - 1, (int64_t)0));
     p.images_per_second = seconds > 0 ? (double)images / seconds : 0;
     p.eta_seconds = iv->steps ? (double)(c->run.max_train_steps - r->at.step) * seconds / (double)iv->steps : 0;
     p.held_out = held_out;
@@ -345,8 +348,8 @@ out:
     return rc;
 }
 
-/* Saves what has been reached, when the caller wants to end. */
-static int interrupted(ac_training *r, interval *iv)
+/* Saves what has been reached, when the run ends before its last step. */
+static int stop_early(ac_training *r, interval *iv, const char *why)
 {
     int rc = 0;
 
@@ -355,25 +358,28 @@ static int interrupted(ac_training *r, interval *iv)
         if (iv->steps)
             AC_TRY(report(r, iv, NAN, NAN));
         AC_TRY(checkpoint(r));
-        AC_TRY(ac_runlog_event(r->log, r->at.step, "end", json_pack("{s:s}", "why", "interrupted"), r->dg));
-        AC_TRY(ac_run_report(r, "interrupted"));
+        AC_TRY(ac_runlog_event(r->log, r->at.step, "end", json_pack("{s:s}", "why", why), r->dg));
+        rc = ac_run_report(r, "interrupted");
     }
-    r->together = true;
-    rc = ac_fail(r->dg, ADDCL_E_CANCELLED, "interrupted after step %lld; a checkpoint was written", (long long)r->at.step);
 out:
     return rc;
 }
 
-/* Does any rank want to end? */
-static int agree(ac_training *r, bool *end)
-{
-    double wishes = *end;
-    int rc = ac_comm_sum(r->comm, &wishes, 1);
+/* Why a run may end after a step. */
+enum { WANTED = 1, TIME_UP };
 
-    *end = wishes > 0;
+/* Does any rank want to end, or is the time of one up? */
+static int agree(ac_training *r, double begin, int *why)
+{
+    const ac_train_cfg *c = r->cfg;
+    double wish[2] = {r->opts->stop && r->opts->stop(r->opts->user), c->run.max_train_time > 0 && ac_now() - begin >= c->run.max_train_time};
+    int rc = ac_comm_sum(r->comm, wish, 2);
+
+    *why = wish[0] > 0 ? WANTED : wish[1] > 0 ? TIME_UP : 0;
     return rc;
 }
 
+/* Steps to the end: 0; until the time is up: 1. */
 static int loop(ac_training *r)
 {
     const ac_train_cfg *c = r->cfg;
@@ -383,7 +389,8 @@ static int loop(ac_training *r)
     int rc = 0;
 
     while (r->at.step < c->run.max_train_steps) {
-        bool last, end;
+        bool last;
+        int why;
         AC_TRY(ac_step_run(r, &r->stepper, &s));
         r->at.seconds = before + ac_now() - begin;
         add_step(&iv, &s);
@@ -391,10 +398,14 @@ static int loop(ac_training *r)
             AC_TRY(skipped_step(r, &s));
         last = r->at.step >= c->run.max_train_steps;
         AC_TRY(housekeeping(r, &iv, last));
-        end = (r->opts->stop && r->opts->stop(r->opts->user)) || (c->run.max_train_time > 0 && ac_now() - begin >= c->run.max_train_time);
-        AC_TRY(agree(r, &end));
-        if (!last && end)
-            return interrupted(r, &iv);
+        AC_TRY(agree(r, begin, &why));
+        if (last || !why)
+            continue;
+        AC_TRY(stop_early(r, &iv, why == WANTED ? "interrupted" : "time"));
+        if (why == TIME_UP)
+            return 1;
+        r->together = true;
+        return ac_fail(r->dg, ADDCL_E_CANCELLED, "interrupted after step %lld; a checkpoint was written", (long long)r->at.step);
     }
 out:
     return rc;
@@ -413,6 +424,8 @@ static int finish(ac_training *r)
         rc = ac_runlog_event(r->log, r->at.step, "end", json_pack("{s:s, s:s}", "why", "finished", "model", dir), r->dg);
     if (rc == 0)
         rc = ac_run_report(r, "finished");
+    if (rc == 0)
+        ac_note(r->dg, ADDCL_LOG_INFO, "%lld steps done; the model is in %s", (long long)r->at.step, dir);
     free(dir);
     return rc;
 }
@@ -446,6 +459,17 @@ out:
     return rc;
 }
 
+/* Leaves what went wrong in the run folder, as well as that can be done; the message of the call stays the first one. */
+static void note_failure(ac_training *r)
+{
+    ac_diag first = *r->dg;
+
+    ac_clear(r->dg);
+    if (ac_runlog_event(r->log, r->at.step, "end", json_pack("{s:s}", "why", first.msg), r->dg) == 0 && ac_run_report(r, "failed") < 0)
+        ac_note(r->dg, ADDCL_LOG_WARN, "report.html: %s", r->dg->msg);
+    *r->dg = first;
+}
+
 static int train(ac_training *r, bool resume)
 {
     int rc;
@@ -459,13 +483,12 @@ static int train(ac_training *r, bool resume)
     ac_reducer_tell(r->stepper.reducer);
     if (rc == 0)
         rc = finish(r);
-    else if (rc != ADDCL_E_CANCELLED && r->rank == 0) {
-        ac_diag quiet = {0}; /* the message that matters is the first one */
-        if (ac_runlog_event(r->log, r->at.step, "end", json_pack("{s:s}", "why", r->dg->msg), &quiet) < 0)
-            ac_clear(&quiet);
-    }
+    else if (rc == 1 && r->rank == 0)
+        ac_note(r->dg, ADDCL_LOG_INFO, "the time is up after step %lld; a checkpoint was written: go on with --resume", (long long)r->at.step);
+    else if (rc < 0 && rc != ADDCL_E_CANCELLED && r->rank == 0)
+        note_failure(r);
 out:
-    return rc;
+    return AC_MIN(rc, 0);
 }
 
 int ac_train(addcl_ctx *ctx, ac_comm *comm, const ac_train_cfg *cfg, const addcl_train_opts *opts, bool *together)
@@ -473,7 +496,7 @@ int ac_train(addcl_ctx *ctx, ac_comm *comm, const ac_train_cfg *cfg, const addcl
     ac_training r = {.ctx = ctx, .dev = ctx->dev, .dg = &ctx->dg, .cfg = cfg, .comm = comm, .rank = ac_comm_rank(comm),
                      .ranks = ac_comm_size(comm), .opts = opts};
     double held_out, training;
-    bool found;
+    bool found = true;
     int rc = 0;
 
     *together = false;
@@ -494,6 +517,10 @@ int ac_train(addcl_ctx *ctx, ac_comm *comm, const ac_train_cfg *cfg, const addcl
     } else if (opts->mode == ADDCL_TRAIN_VALIDATE) {
         if (opts->resume)
             AC_TRY(ac_state_restore(&r, cfg->checkpoint.resume_from_checkpoint, &found));
+        if (!found) {
+            rc = ac_fail(r.dg, ADDCL_E_ARG, "%s has no checkpoint to be measured", cfg->run.output_dir);
+            goto out;
+        }
         rc = validate(&r, &held_out, &training);
     } else {
         rc = train(&r, opts->resume);

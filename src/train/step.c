@@ -54,6 +54,24 @@ static double rate_factor(const ac_train_cfg *c, const char *part, const char *n
 
 /* ------------------------------------------------------------------------------------------ graphs */
 
+/* Says which of cfg's patterns change nothing. */
+static void tell_idle_patterns(ac_training *r)
+{
+    const ac_factors *f = &r->cfg->optimizer.lr_groups;
+
+    for (size_t i = 0; i < f->n; i++) {
+        bool any = false;
+        for (int k = 0; k < r->n_sets && !any; k++)
+            for (size_t p = 0; p < r->sets[k].p.n && !any; p++) {
+                char *full = ac_printf("%s.%s", r->sets[k].part, r->sets[k].p.p[p].name);
+                any = full && !fnmatch(f->p[i].pattern, full, 0);
+                free(full);
+            }
+        if (!any)
+            ac_note(r->dg, ADDCL_LOG_WARN, "optimizer.lr_groups: no parameter is called %s", f->p[i].pattern);
+    }
+}
+
 /* Are gradients summed in variables before the update? */
 static bool split(const ac_training *r)
 {
@@ -209,6 +227,7 @@ int ac_step_open(ac_training *r, ac_stepper *s)
     if (!(s->g = ac_graph_new(r->dg, AC_F32)))
         return ac_nomem(r->dg, sizeof *s->g);
     AC_TRY(gradient_graph(r, s));
+    tell_idle_patterns(r);
     AC_TRY(ac_exec_new(r->dev, s->g, &opts, &s->x));
     if (split(r)) {
         if (!(s->update_graph = ac_graph_new(r->dg, AC_F32))) {
@@ -366,14 +385,18 @@ out:
 
 int ac_step_blame(ac_training *r, ac_stepper *s)
 {
-    int rc = ac_run_checked(s->x);
+    int rc = 0;
 
+    if (s->update) /* the sums of gradients hold what was found wrong: it is not where that began */
+        AC_TRY(zero_gradients(r));
+    rc = ac_run_checked(s->x);
     if (r->ranks > 1 && (rc == 0 || rc == ADDCL_E_DIVERGED))
         rc = share_failure(r);
     if (rc == 0 && s->update)
         rc = ac_run_checked(s->update);
     if (rc == 0)
         rc = ac_fail(r->dg, ADDCL_E_DIVERGED, "the loss or the gradients' norm is not finite, though every value is");
+out:
     return rc;
 }
 
