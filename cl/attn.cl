@@ -1,6 +1,6 @@
 /*
  * attn.cl - scaled dot product attention and its gradient on CPUs, never with a T x S matrix in memory; formulas in
- * src/ops/attn_grad.c, other devices in attn_tile.cl and attn_grad_tile.cl.
+ * src/ops/attn_grad.c, other devices in attn_tile.cl.
  *
  * q, y, gy [B, T, E D], k and v [B, S, E D], all f32; E heads of D (any; 4..512 is tested). Attention is y =
  * softmax(q k^T scale) v for each head e of each image b; be = b E + e. A work-item takes `step` <= QUERIES queries

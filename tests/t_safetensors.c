@@ -258,13 +258,13 @@ static void expect_cheap(const char *begin, const char *head, const char *tail, 
     path = temp_write("hostile.safetensors", s.p, s.n);
     ac_str_free(&s);
 
-    clock_gettime(CLOCK_MONOTONIC, &t0);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t0);
     expect_open(path, rc, says);
-    clock_gettime(CLOCK_MONOTONIC, &t1);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t1);
     getrusage(RUSAGE_SELF, &use);
     unlink(path);
     seconds = (double)(t1.tv_sec - t0.tv_sec) + 1e-9 * (double)(t1.tv_nsec - t0.tv_nsec);
-    print_message("%s: %.2f s, peak %ld MiB\n", says, seconds, use.ru_maxrss >> 10);
+    print_message("%s: %.2f s of CPU, peak %ld MiB\n", says, seconds, use.ru_maxrss >> 10);
     if (!SANITIZED) {
         assert_true(seconds < 2);
         assert_true(use.ru_maxrss < 1 << 20);

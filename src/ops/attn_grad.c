@@ -155,7 +155,7 @@ static void all_bufs(const ac_node *n, ac_launch *l)
         ac_arg_buf(l, k);
 }
 
-enum { CHUNK = 16 }; /* columns of a work-item, as in cl/attn_grad_tile.cl */
+enum { CHUNK = 16 }; /* columns of a work-item, as in cl/attn_tile.cl */
 
 static void setup_bq_any(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
@@ -192,15 +192,80 @@ static void setup_bkv_any(const ac_limits *lim, const ac_graph *g, const ac_node
     ac_grid1(l, (size_t)count, 64);
 }
 
+/* ------------------------------------------------------------------------------------------ kernels for GPUs */
+
+static bool tile_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+{
+    (void)g, (void)n;
+    return lim->max_wg >= 64 && lim->max_item[0] >= 64 && lim->local_mem >= 16 << 10;
+}
+
+/* Work-groups of 128 for blocks of `own` rows, `times` over; of 64 where they would be too few to keep the device busy,
+ * and where 8 columns an item take the registers. An item has 4 `most` columns at most, so wide heads are cut in
+ * chunks. The arguments up to their number. */
+static void tile_args(const ac_limits *lim, const ac_node *n, const ac_attn *d, int64_t own, int64_t times, int most,
+                      ac_launch *l)
+{
+    const int ws = d->D <= 32 ? 8 : 16;
+    const int64_t chunks = AC_CEIL_DIV(d->D, (int64_t)4 * ws * most), width = AC_CEIL_DIV(d->D, chunks);
+    const int dj = (int)AC_CEIL_DIV(width, (int64_t)(4 * ws));
+    int wg = 128;
+
+    while (wg > 16 && (size_t)wg > l->wg)
+        wg /= 2;
+    if (wg > 64 &&
+        (dj > 1 || AC_CEIL_DIV(own, (int64_t)(4 * wg / ws)) * d->E * chunks * times < 2 * (int64_t)lim->units))
+        wg = 64;
+    ac_def(l, "WQ=%d", wg / ws);
+    ac_def(l, "WS=%d", ws);
+    ac_def(l, "DJ=%d", dj);
+    if (d->D % 4 == 0)
+        ac_def(l, "QUADS");
+    all_bufs(n, l);
+    ac_arg_int(l, d->T);
+    ac_arg_int(l, d->S);
+    ac_arg_int(l, d->D);
+    ac_arg_int(l, d->C);
+    ac_arg_int(l, chunks);
+    l->dims = 3;
+    l->local[0] = (size_t)wg;
+    l->local[1] = l->local[2] = 1;
+    l->global[0] = (size_t)(AC_CEIL_DIV(own, (int64_t)(4 * wg / ws)) * wg);
+    l->global[1] = (size_t)(d->E * chunks);
+    l->global[2] = (size_t)times;
+}
+
+static void setup_bq_tile(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    const ac_attn d = ac_attn_dims(g, n);
+
+    ac_def(l, "GRAD=1");
+    tile_args(lim, n, &d, d.T, d.B, d.D % 4 ? 1 : 2, l);
+    ac_arg_float(l, ac_attn_scale2(n));
+}
+
+static void setup_bkv_tile(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    const ac_attn d = ac_attn_dims(g, n);
+
+    ac_def(l, "GRAD=2");
+    tile_args(lim, n, &d, d.S, d.B * d.parts, 1, l);
+    ac_arg_int(l, d.B);
+    ac_arg_int(l, ac_attn_span(&d));
+    ac_arg_float(l, ac_attn_scale2(n));
+}
+
 /* ------------------------------------------------------------------------------------------ rows */
 
 static const ac_kern kern_bq[] = {
     {"attn_bq_vec", "attn", AC_CLASS_CPU, ac_attn_cpu_accepts, ac_attn_cpu_grad_prep, ac_attn_cpu_setup},
-    {"attn_bq_any", "attn_grad_tile", AC_CLASS_ANY, NULL, NULL, setup_bq_any},
+    {"attn_bq_tile", "attn_tile", AC_CLASS_GPU, tile_accepts, NULL, setup_bq_tile},
+    {"attn_bq_any", "attn_tile", AC_CLASS_ANY, NULL, NULL, setup_bq_any},
     {0}};
 static const ac_kern kern_bkv[] = {
     {"attn_bkv_vec", "attn", AC_CLASS_CPU, ac_attn_cpu_accepts, ac_attn_cpu_grad_prep, ac_attn_cpu_bkv_setup},
-    {"attn_bkv_any", "attn_grad_tile", AC_CLASS_ANY, NULL, NULL, setup_bkv_any},
+    {"attn_bkv_tile", "attn_tile", AC_CLASS_GPU, tile_accepts, NULL, setup_bkv_tile},
+    {"attn_bkv_any", "attn_tile", AC_CLASS_ANY, NULL, NULL, setup_bkv_any},
     {0}};
 
 /* Random L and D instead of true ones make the gradients of attn_bkv sums of terms up to e^|score| 2^|L| of either
@@ -213,27 +278,31 @@ static const ac_kern kern_bkv[] = {
             B, T, (E) * (D)                                                                                            \
         }                                                                                                              \
     }
-#define BQ(name, B, T, S, E, D, causal, scale)                                                                         \
+#define BQ(name, B, T, S, E, D, causal, scale, tags)                                                                   \
     {                                                                                                                  \
-        name, AC_SMALL, {Q(B, T, E, D), Q(B, S, E, D), Q(B, S, E, D), Q(B, T, E, D), Q(B, T, E, D)},                   \
+        name, tags, {Q(B, T, E, D), Q(B, S, E, D), Q(B, S, E, D), Q(B, T, E, D), Q(B, T, E, D)},                       \
             {{E, causal, S}, {scale}}, 0                                                                               \
     }
-static const ac_case cases_bq[] = {BQ("1x1_d4", 1, 1, 1, 1, 4, 0, 0.5f),
-                                   BQ("1x1_d64", 1, 1, 1, 1, 64, 0, 0.125f),
-                                   BQ("b2_7x7_e3_d8", 2, 7, 7, 3, 8, 0, 0.35f),
-                                   BQ("b2_13x77_e2_d13", 2, 13, 77, 2, 13, 0, 0.28f),
-                                   BQ("16x24_e3_d32", 1, 16, 24, 3, 32, 0, 0.18f),
-                                   BQ("b3_16x16_e2_d32", 3, 16, 16, 2, 32, 0, 0.18f),
-                                   BQ("65x129_e2_d32", 1, 65, 129, 2, 32, 0, 0.18f),
-                                   BQ("64x64_d64", 1, 64, 64, 1, 64, 0, 0.125f),
-                                   BQ("50x300_e2_d64", 1, 50, 300, 2, 64, 0, 0.125f),
-                                   BQ("130x33_d40", 1, 130, 33, 1, 40, 0, 0.16f),
-                                   BQ("25x40_d160", 1, 25, 40, 1, 160, 0, 0.08f),
-                                   BQ("causal_77_e2_d4", 1, 77, 77, 2, 4, 1, 0.5f),
-                                   BQ("causal_140_e2_d32", 1, 140, 140, 2, 32, 1, 0.18f),
-                                   BQ("b2_causal_30_d80", 2, 30, 30, 1, 80, 1, 0.11f),
-                                   BQ("causal_90x20_d16", 1, 90, 20, 1, 16, 1, 0.25f),
-                                   BQ("causal_20x150_d16", 1, 20, 150, 1, 16, 1, 0.25f),
+static const ac_case cases_bq[] = {BQ("1x1_d4", 1, 1, 1, 1, 4, 0, 0.5f, AC_SMALL),
+                                   BQ("1x1_d64", 1, 1, 1, 1, 64, 0, 0.125f, AC_SMALL),
+                                   BQ("b2_7x7_e3_d8", 2, 7, 7, 3, 8, 0, 0.35f, AC_SMALL),
+                                   BQ("b2_13x77_e2_d13", 2, 13, 77, 2, 13, 0, 0.28f, AC_SMALL),
+                                   BQ("16x24_e3_d32", 1, 16, 24, 3, 32, 0, 0.18f, AC_SMALL),
+                                   BQ("b3_16x16_e2_d32", 3, 16, 16, 2, 32, 0, 0.18f, AC_SMALL),
+                                   BQ("65x129_e2_d32", 1, 65, 129, 2, 32, 0, 0.18f, AC_SMALL),
+                                   BQ("64x64_d64", 1, 64, 64, 1, 64, 0, 0.125f, AC_SMALL),
+                                   BQ("50x300_e2_d64", 1, 50, 300, 2, 64, 0, 0.125f, AC_SMALL),
+                                   BQ("130x33_d40", 1, 130, 33, 1, 40, 0, 0.16f, AC_SMALL),
+                                   BQ("25x40_d160", 1, 25, 40, 1, 160, 0, 0.08f, AC_SMALL),
+                                   BQ("causal_77_e2_d4", 1, 77, 77, 2, 4, 1, 0.5f, AC_SMALL),
+                                   BQ("causal_140_e2_d32", 1, 140, 140, 2, 32, 1, 0.18f, AC_SMALL),
+                                   BQ("b2_causal_30_d80", 2, 30, 30, 1, 80, 1, 0.11f, AC_SMALL),
+                                   BQ("causal_90x20_d16", 1, 90, 20, 1, 16, 1, 0.25f, AC_SMALL),
+                                   BQ("causal_20x150_d16", 1, 20, 150, 1, 16, 1, 0.25f, AC_SMALL),
+                                   BQ("5x4096x4096x64", 1, 4096, 4096, 5, 64, 0, 0.125f, AC_FULL),
+                                   BQ("8x1024x1024x160", 1, 1024, 1024, 8, 160, 0, 0.08f, AC_FULL),
+                                   BQ("1x4096x4096x512", 1, 4096, 4096, 1, 512, 0, 0.044f, AC_FULL),
+                                   BQ("b64_2x256x256x32", 64, 256, 256, 2, 32, 0, 0.18f, AC_FULL),
                                    {0}};
 const ac_op ac_op_attn_bq = {.name = "attn_bq",
                              .n_in = 5,
@@ -243,30 +312,34 @@ const ac_op ac_op_attn_bq = {.name = "attn_bq",
                              .kern = kern_bq,
                              .cases = cases_bq};
 
-#define BKV(name, B, T, S, E, D, causal, parts, scale)                                                                 \
+#define BKV(name, B, T, S, E, D, causal, parts, scale, tags)                                                           \
     {                                                                                                                  \
-        name, AC_SMALL,                                                                                                \
+        name, tags,                                                                                                    \
             {Q(B, T, E, D), Q(B, S, E, D), Q(B, S, E, D), Q(B, T, E, D), {1, {(B) * (T) * ((E) * (D) + 2 * (E))}}},    \
             {{E, causal, S, parts}, {scale}}, 0                                                                        \
     }
-static const ac_case cases_bkv[] = {BKV("1x1_d4", 1, 1, 1, 1, 4, 0, 1, 0.5f),
-                                    BKV("1x1_d64", 1, 1, 1, 1, 64, 0, 1, 0.125f),
-                                    BKV("b2_7x7_e3_d8", 2, 7, 7, 3, 8, 0, 1, 0.35f),
-                                    BKV("b2_13x77_e2_d13", 2, 13, 77, 2, 13, 0, 1, 0.28f),
-                                    BKV("16x24_e3_d32", 1, 16, 24, 3, 32, 0, 1, 0.18f),
-                                    BKV("b3_16x16_e2_d32", 3, 16, 16, 2, 32, 0, 1, 0.18f),
-                                    BKV("65x129_e2_d32", 1, 65, 129, 2, 32, 0, 1, 0.18f),
-                                    BKV("64x64_d64", 1, 64, 64, 1, 64, 0, 1, 0.125f),
-                                    BKV("50x300_e2_d64", 1, 50, 300, 2, 64, 0, 1, 0.125f),
-                                    BKV("130x33_d40", 1, 130, 33, 1, 40, 0, 1, 0.16f),
-                                    BKV("b2_130x33_e2_d40_parts3", 2, 130, 33, 2, 40, 0, 3, 0.16f),
-                                    BKV("9x5_d16_parts5_last_empty", 1, 9, 5, 1, 16, 0, 5, 0.25f),
-                                    BKV("25x40_d160", 1, 25, 40, 1, 160, 0, 1, 0.08f),
-                                    BKV("causal_77_e2_d4", 1, 77, 77, 2, 4, 1, 1, 0.5f),
-                                    BKV("causal_140_e2_d32", 1, 140, 140, 2, 32, 1, 1, 0.18f),
-                                    BKV("b2_causal_30_d80", 2, 30, 30, 1, 80, 1, 1, 0.11f),
-                                    BKV("causal_90x20_d16_parts2", 1, 90, 20, 1, 16, 1, 2, 0.25f),
-                                    BKV("causal_20x150_d16", 1, 20, 150, 1, 16, 1, 1, 0.25f),
+static const ac_case cases_bkv[] = {BKV("1x1_d4", 1, 1, 1, 1, 4, 0, 1, 0.5f, AC_SMALL),
+                                    BKV("1x1_d64", 1, 1, 1, 1, 64, 0, 1, 0.125f, AC_SMALL),
+                                    BKV("b2_7x7_e3_d8", 2, 7, 7, 3, 8, 0, 1, 0.35f, AC_SMALL),
+                                    BKV("b2_13x77_e2_d13", 2, 13, 77, 2, 13, 0, 1, 0.28f, AC_SMALL),
+                                    BKV("16x24_e3_d32", 1, 16, 24, 3, 32, 0, 1, 0.18f, AC_SMALL),
+                                    BKV("b3_16x16_e2_d32", 3, 16, 16, 2, 32, 0, 1, 0.18f, AC_SMALL),
+                                    BKV("65x129_e2_d32", 1, 65, 129, 2, 32, 0, 1, 0.18f, AC_SMALL),
+                                    BKV("64x64_d64", 1, 64, 64, 1, 64, 0, 1, 0.125f, AC_SMALL),
+                                    BKV("50x300_e2_d64", 1, 50, 300, 2, 64, 0, 1, 0.125f, AC_SMALL),
+                                    BKV("130x33_d40", 1, 130, 33, 1, 40, 0, 1, 0.16f, AC_SMALL),
+                                    BKV("b2_130x33_e2_d40_parts3", 2, 130, 33, 2, 40, 0, 3, 0.16f, AC_SMALL),
+                                    BKV("9x5_d16_parts6_last_empty", 1, 9, 5, 1, 16, 0, 6, 0.25f, AC_SMALL),
+                                    BKV("25x40_d160", 1, 25, 40, 1, 160, 0, 1, 0.08f, AC_SMALL),
+                                    BKV("causal_77_e2_d4", 1, 77, 77, 2, 4, 1, 1, 0.5f, AC_SMALL),
+                                    BKV("causal_140_e2_d32", 1, 140, 140, 2, 32, 1, 1, 0.18f, AC_SMALL),
+                                    BKV("b2_causal_30_d80", 2, 30, 30, 1, 80, 1, 1, 0.11f, AC_SMALL),
+                                    BKV("causal_90x20_d16_parts2", 1, 90, 20, 1, 16, 1, 2, 0.25f, AC_SMALL),
+                                    BKV("causal_20x150_d16", 1, 20, 150, 1, 16, 1, 1, 0.25f, AC_SMALL),
+                                    BKV("5x4096x4096x64", 1, 4096, 4096, 5, 64, 0, 1, 0.125f, AC_FULL),
+                                    BKV("8x1024x1024x160", 1, 1024, 1024, 8, 160, 0, 1, 0.08f, AC_FULL),
+                                    BKV("1x4096x4096x512", 1, 4096, 4096, 1, 512, 0, 1, 0.044f, AC_FULL),
+                                    BKV("b64_2x256x256x32", 64, 256, 256, 2, 32, 0, 1, 0.18f, AC_FULL),
                                     {0}};
 const ac_op ac_op_attn_bkv = {.name = "attn_bkv",
                               .n_in = 5,
