@@ -58,9 +58,8 @@ __kernel ONE_ITEM void matmul_vec(__global float *y, __global const float *restr
 
     float t[RUN * TILE] ALIGNED;
     WIDE_PANEL(wide);
-    for (int i = 0; i < tiles * TILE / VW; i++)
-        vstorev((floatv)(0.0f), i, t);
     const int blocks = (K + DEPTH - 1) / DEPTH, depth = (K + blocks - 1) / blocks;
+    const int kept = blocks > 1 ? TILE : 0; /* a tile that is made in one go leaves its place to the next */
     for (int k = 0; k < K; k += depth) {
         const int n = min(depth, K - k);
         widen(wide, b + (long)k * PANEL, n);
@@ -68,9 +67,12 @@ __kernel ONE_ITEM void matmul_vec(__global float *y, __global const float *restr
             __global const float *rows[ROWS];
             for (int i = 0; i < ROWS; i++)
                 rows[i] = a + min(m0 + j * ROWS + i, M - 1) * a_row + k * a_k;
-            multiply(t + j * TILE, rows, a_k, wide, n);
+            float *tile = t + j * kept;
+            for (int i = 0; k == 0 && i < TILE / VW; i++)
+                vstorev((floatv)(0.0f), i, tile);
+            multiply(tile, rows, a_k, wide, n);
             if (k + n == K)
-                finish(y, EPILOGUE_ARGS t + j * TILE, M, N, row_span, m0 + j * ROWS, panel);
+                finish(y, EPILOGUE_ARGS tile, M, N, row_span, m0 + j * ROWS, panel);
         }
     }
 }
