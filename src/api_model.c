@@ -346,7 +346,7 @@ out:
 static int read_configs(addcl_model *m)
 {
     ac_diag *dg = &m->ctx->dg;
-    int rc;
+    int rc = 0;
 
     for (int id = AC_UNET; id <= AC_TEXT; id++)
         if (!m->part[id].present && !m->partial && !(id == AC_VAE && m->part[AC_TAESD].present))
