@@ -12,21 +12,22 @@
 
 #if VW > 1
 
-#define QUERIES  (8 * ROWS) /* multiples of PANEL */
-#define KEYS     (8 * ROWS)
-/* From one row of D elements to the next: whole vectors, and never so many that the rows meet in few sets of a cache. */
-#define VECTORS  ((D + VW - 1) / VW)
-#define PITCH    ((VECTORS + (VECTORS % 8 == 0)) * VW)
-#define LN2      0.69314718f
+#define QUERIES (8 * ROWS) /* multiples of PANEL */
+#define KEYS    (8 * ROWS)
+/* Between rows of D elements: whole vectors, and never so many that the rows meet in few sets of a cache. */
+#define VECTORS ((D + VW - 1) / VW)
+#define PITCH   ((VECTORS + (VECTORS % 8 == 0)) * VW)
+#define LN2     0.69314718f
+
+typedef CAT(int, VW) intv;
 
 /*
- * One store of a vector. PoCL 3.1 makes four of vstore16(), and the load that reads such a value back has to wait until
- * all of them have left the core.
+ * Stores of a vector, to private and to global memory. PoCL 3.1 makes four stores of vstore16(), and the load that
+ * reads such a value back has to wait until all of them have left the core.
  */
-typedef CAT(int, VW) intv;
 typedef floatv loose __attribute__((aligned(4)));
-#define put(v, p)       (*(loose *)(p) = (v))
-#define put_out(v, p)   (*(__global loose *)(p) = (v))
+#define put(v, p)     (*(loose *)(p) = (v))
+#define put_out(v, p) (*(__global loose *)(p) = (v))
 
 void put_part(floatv v, __global float *p, int left)
 {
@@ -60,7 +61,7 @@ void put_part(floatv v, __global float *p, int left)
         }                                                                                                              \
         _Pragma("unroll") for (int i = 0; i < ROWS; i++)                                                               \
         {                                                                                                              \
-            _Pragma("unroll") for (int j = 0; j < W; j++) put(acc[i][j], c + i * C_ROW + j * VW);                        \
+            _Pragma("unroll") for (int j = 0; j < W; j++) put(acc[i][j], c + i * C_ROW + j * VW);                      \
         }                                                                                                              \
     }
 
@@ -131,7 +132,7 @@ void hide(float *s, int m, int n, int first)
     int lane[VW];
     for (int l = 0; l < VW; l++)
         lane[l] = l;
-    const intv lanes = *(intv *)lane;
+    const intv lanes = CAT(vload, VW)(0, lane);
     for (int i = 0; i < m; i++) {
 #ifdef CAUSAL
         const int seen = min(max(i + first + 1, 0), n);
@@ -258,8 +259,8 @@ __kernel ONE_ITEM void attn_vec(__global float *y, __global const float *restric
 }
 
 /*
- * attn_bq_vec: the gradient of q [B, T, E D], then L and D_t [B, E, T] for attn_bkv. Global size: (ceil(T / step), B E);
- * local 1. packed: by attn_kv with -DGRAD.
+ * attn_bq_vec: the gradient of q [B, T, E D], then L and D_t [B, E, T] for attn_bkv. packed: by attn_kv with -DGRAD.
+ * Global size: (ceil(T / step), B E); local 1.
  * Private memory: 12 QUERIES PITCH + 8 QUERIES KEYS bytes and a little, 416 KiB for D = 512 with VW 16.
  */
 __kernel ONE_ITEM void attn_bq_vec(__global float *out, __global const float *restrict q,
@@ -422,7 +423,7 @@ void pack_panel(__global float *to, __global const float *x, long pitch, int lef
  * Work-item: PANEL keys of one head. Global size: (ceil(S / PANEL), B E); local 1.
  */
 __kernel ONE_ITEM void attn_kv(__global float *packed, __global const float *restrict k,
-                                 __global const float *restrict v, int S, int E)
+                               __global const float *restrict v, int S, int E)
 {
     const int be = get_global_id(1), k0 = get_global_id(0) * PANEL, left = S - k0;
     const long pitch = (long)E * D, first = ((long)(be / E) * S + k0) * pitch + be % E * D;

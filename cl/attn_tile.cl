@@ -283,7 +283,7 @@ attn_bq_tile(__global float *out, __global const float *restrict q, __global con
     v += b * S * pitch + head * D;
 
     float4 delta = (float4)(0.0f);
-    const int4 at = min(4 * p + (int4)(0, 1, 2, 3), T - q0 - 1) * pitch;
+    const int4 at = min(4 * p + (int4)(0, 1, 2, 3), (int4)(T - q0 - 1)) * pitch;
     for (int d = s; d < D; d += WS)
         delta = FMA((float4)(y[at.x + d], y[at.y + d], y[at.z + d], y[at.w + d]),
                     (float4)(gy[at.x + d], gy[at.y + d], gy[at.z + d], gy[at.w + d]), delta);
@@ -341,8 +341,8 @@ attn_bq_tile(__global float *out, __global const float *restrict q, __global con
 #else
 
 /*
- * attn_bkv_tile: the gradients of k and v by a part of the queries. Work-group: BQ keys of one head, BD columns of their
- * results, all queries of the part. Global size: (blocks of keys * WG, E * chunks, B * parts); local (WG, 1, 1).
+ * attn_bkv_tile: the gradients of k and v by a part of the queries. Work-group: BQ keys of one head, BD columns of
+ * their results, all queries of the part. Global size: (blocks of keys * WG, E * chunks, B * parts); local (WG, 1, 1).
  */
 __kernel __attribute__((reqd_work_group_size(WG, 1, 1))) void
 attn_bkv_tile(__global float *out, __global const float *restrict q, __global const float *restrict k,

@@ -13,6 +13,8 @@ if [ -r "$SRCDIR/tests/env.sh" ]; then
     . "$SRCDIR/tests/env.sh"
 fi
 
+SRCDIR=$(cd "$SRCDIR" && pwd) || exit 99
+
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/add-cl-cli.XXXXXX") || exit 99
 trap 'rm -rf "$tmp"' EXIT
 trap 'exit 99' HUP INT TERM

@@ -4,8 +4,8 @@
 
 #include "graph/op.h"
 
-/* at.i of attention, attn_bq and attn_bkv; at.f[0]: scale. The number of keys is kept because a kernel may replace the keys
- * by packed ones. */
+/* at.i of attention, attn_bq and attn_bkv; at.f[0]: scale. The number of keys is kept because a kernel may replace the
+ * keys by packed ones. */
 enum { AC_ATTN_HEADS, AC_ATTN_CAUSAL, AC_ATTN_KEYS, AC_ATTN_PARTS };
 
 /* Images, queries, keys, heads, columns of a head, all columns; parts of the queries. */

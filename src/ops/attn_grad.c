@@ -1,11 +1,14 @@
 /* attn_grad.c - the gradient of attention in two steps that compute the scores again, so that no T x S matrix is ever
  * in memory and every sum has a fixed order (Dao et al., FlashAttention-2, 2023; here without atomics).
  *
- * With p_ts = e^(scale <q_t, k_s> - L_t), L_t the log-sum-exp of query t's scores, and D_t = <y_t, gy_t>:
- *   gv_s = sum_t p_ts gy_t,  g_ts = p_ts (<gy_t, v_s> - D_t),  gq_t = scale sum_s g_ts k_s,  gk_s = scale sum_t g_ts
- * q_t attn_bq goes through the keys for each query and finds L on the way; attn_bkv goes through the queries for each
- * key. No network differentiates attention twice, so these ops have no gradients of their own. L is kept in units of ln
- * 2, because the kernels compute powers of two. */
+ * With L_t the log-sum-exp of query t's scores scale <q_t, k_s>, and D_t = <y_t, gy_t>:
+ *
+ *   p_ts = e^(scale <q_t, k_s> - L_t)     g_ts = p_ts (<gy_t, v_s> - D_t)
+ *   gq_t = scale sum_s g_ts k_s           gk_s = scale sum_t g_ts q_t           gv_s = sum_t p_ts gy_t
+ *
+ * attn_bq goes through the keys for each query and finds L on the way; attn_bkv goes through the queries for each key.
+ * L is kept in units of ln 2, because the kernels compute powers of two. No network differentiates attention twice, so
+ * these ops have no gradients of their own. */
 #include "ops/attn.h"
 #include "ops/ops.h"
 
@@ -389,6 +392,9 @@ void ac_attention_grad(ac_graph *g, const ac_id in[5], const ac_at *forward, ac_
     ac_at at = *forward;
     ac_id bq, bkv;
 
+    gx[0] = gx[1] = gx[2] = AC_POISON;
+    if (g->rc)
+        return;
     at.i[AC_ATTN_KEYS] = (int32_t)k.d[1];
     bq = ac_add_node(g, &ac_op_attn_bq, in, 5, &at);
     at.i[AC_ATTN_PARTS] = parts_of(q.d[1], k.d[1]);
