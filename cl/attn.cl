@@ -21,14 +21,6 @@
 
 typedef CAT(int, VW) intv;
 
-/*
- * Stores of a vector, to private and to global memory. PoCL 3.1 makes four stores of vstore16(), and the load that
- * reads such a value back has to wait until all of them have left the core.
- */
-typedef floatv loose __attribute__((aligned(4)));
-#define put(v, p)     (*(loose *)(p) = (v))
-#define put_out(v, p) (*(__global loose *)(p) = (v))
-
 void put_part(floatv v, __global float *p, int left)
 {
     if (left >= VW)

@@ -53,6 +53,14 @@ typedef CAT(float, VW) floatv;
 #define convert_intv    CAT(convert_int, VW)
 #endif
 
+/*
+ * Stores of a vector, to private and to global memory. PoCL 3.1 makes four stores of vstore16(), and the load that
+ * reads such a value back has to wait until all of them have left the core.
+ */
+typedef floatv loose __attribute__((aligned(4), may_alias));
+#define put(v, p)     (*(loose *)(p) = (v))
+#define put_out(v, p) (*(__global loose *)(p) = (v))
+
 /* a b + c. The loader gives -DFMA=mad for a device without CL_FP_FMA, where fma() would be a library call. */
 #ifndef FMA
 #define FMA fma
@@ -310,7 +318,7 @@ int tap_place(int r, int s, int top, int left, int R, int S, int stride)
         }                                                                                                              \
         _Pragma("unroll") for (int i = 0; i < ROWS; i++)                                                               \
         {                                                                                                              \
-            _Pragma("unroll") for (int j = 0; j < W; j++) vstorev(acc[i][j], i * W + j, t);                            \
+            _Pragma("unroll") for (int j = 0; j < W; j++) put(acc[i][j], t + (i * W + j) * VW);                          \
         }                                                                                                              \
     }
 
@@ -325,7 +333,7 @@ int tap_place(int r, int s, int top, int left, int R, int S, int stride)
 void widen(float *p, __global const weight *w, int n)
 {
     for (int i = 0; i < 2 * n; i++)
-        vstorev(load_weight(i, w), i, p);
+        put(load_weight(i, w), p + i * VW);
 }
 #endif
 
@@ -343,7 +351,7 @@ floatv load_part(__global const float *p, int left)
 void store_part(floatv v, __global float *p, int left)
 {
     if (left >= VW) {
-        vstorev(v, 0, p);
+        put_out(v, p);
         return;
     }
     float t[VW];

@@ -85,7 +85,7 @@ __kernel ONE_ITEM void conv_vec(__global float *y, __global const float *restric
     float t[RUN * TILE] ALIGNED;
     WIDE_PANEL(wide);
     for (int i = 0; i < tiles * TILE / VW; i++)
-        vstorev((floatv)(0.0f), i, t);
+        put((floatv)(0.0f), t + i * VW);
 
     /* q = s C + c runs over a line of the filter, in NHWC also over memory: at one go where all taps are inside. */
     const int Q = S * C, blocks = max((Q + DEPTH - 1) / DEPTH, 1), depth = (Q + blocks - 1) / blocks;

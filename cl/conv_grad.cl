@@ -75,8 +75,8 @@ void multiply_at(float *t, __global const float *g, __global const float *x, con
     }
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
-        vstorev(acc[i][0], 2 * i, t);
-        vstorev(acc[i][1], 2 * i + 1, t);
+        put(acc[i][0], t + 2 * i * VW);
+        put(acc[i][1], t + (2 * i + 1) * VW);
     }
 }
 
@@ -107,7 +107,7 @@ __kernel ONE_ITEM void conv_bw_vec(__global float *gw, __global const float *res
     float t[TAPS * TILE] ALIGNED;
     int at[PIXELS]; /* of each pixel of gy: where its first tap is in x */
     for (int i = 0; i < (tap1 - tap0) * TILE / VW; i++)
-        vstorev((floatv)(0.0f), i, t);
+        put((floatv)(0.0f), t + i * VW);
     int j = begin % OW, i = begin / OW % OH, line = begin / OW / OH * H + i * stride;
     for (int m0 = begin; m0 < end; m0 += PIXELS) {
         const int n = min(PIXELS, end - m0);

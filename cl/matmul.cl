@@ -69,7 +69,7 @@ __kernel ONE_ITEM void matmul_vec(__global float *y, __global const float *restr
                 rows[i] = a + min(m0 + j * ROWS + i, M - 1) * a_row + k * a_k;
             float *tile = t + j * kept;
             for (int i = 0; k == 0 && i < TILE / VW; i++)
-                vstorev((floatv)(0.0f), i, tile);
+                put((floatv)(0.0f), tile + i * VW);
             multiply(tile, rows, a_k, wide, n);
             if (k + n == K)
                 finish(y, EPILOGUE_ARGS tile, M, N, row_span, m0 + j * ROWS, panel);
@@ -101,8 +101,8 @@ void multiply_columns(float *t, __global const float *a, int left, long M, __glo
     }
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
-        vstorev(acc[i][0], 2 * i, t);
-        vstorev(acc[i][1], 2 * i + 1, t);
+        put(acc[i][0], t + 2 * i * VW);
+        put(acc[i][1], t + (2 * i + 1) * VW);
     }
 }
 
@@ -136,7 +136,7 @@ __kernel ONE_ITEM void matmul_tn_vec(__global float *y, __global const float *re
 
     float t[HIGH * WIDE * TILE + PANEL] ALIGNED;
     for (int i = 0; i < rows * columns * TILE / VW; i++)
-        vstorev((floatv)(0.0f), i, t);
+        put((floatv)(0.0f), t + i * VW);
     for (int k = 0; k < K; k += TERMS)
         for (int i = 0; i < rows * columns; i++) {
             const int m = m0 + i / columns * ROWS, n = min(n0 + i % columns * PANEL, N - PANEL);
