@@ -1,5 +1,6 @@
 /* attn_vec.c - host side of the CPU (`_vec`) kernels of attention and its gradient, cl/attn.cl. */
 #include "ops/attn.h"
+#include "ops/vec.h"
 
 /* Rows of a register tile of two vectors: 8 divide the usual numbers of tokens, and with 16 lanes they are enough to
  * keep the multipliers busy. A block has 8 tiles (QUERIES and KEYS in cl/attn.cl). */
@@ -23,15 +24,6 @@ static int64_t step_of(const ac_limits *lim, int64_t n, int64_t unit, int64_t he
     const int64_t items = AC_MIN(tiles, AC_MAX(wanted, AC_CEIL_DIV(tiles, most)));
 
     return AC_CEIL_DIV(tiles, items) * unit;
-}
-
-static void one_item_grid(ac_launch *l, int64_t x, int64_t y, int64_t z)
-{
-    l->dims = 3;
-    l->global[0] = (size_t)x;
-    l->global[1] = (size_t)y;
-    l->global[2] = (size_t)z;
-    l->local[0] = l->local[1] = l->local[2] = 1;
 }
 
 /* ------------------------------------------------------------------------------------------ attn_kv(k, v): keys and
@@ -69,7 +61,7 @@ static void setup_pack(const ac_limits *lim, const ac_graph *g, const ac_node *n
         ac_arg_buf(l, i);
     ac_arg_int(l, k->d[1]);
     ac_arg_int(l, E);
-    one_item_grid(l, AC_CEIL_DIV(k->d[1], (int64_t)2 * n->at.i[PK_LANES]), k->d[0] * E, 1);
+    ac_one_item_grid(l, AC_CEIL_DIV(k->d[1], (int64_t)2 * n->at.i[PK_LANES]), k->d[0] * E, 1);
 }
 
 static const ac_kern kern_pack[] = {{"attn_kv", "attn", AC_CLASS_CPU, NULL, NULL, setup_pack}, {0}};
@@ -127,7 +119,7 @@ void ac_attn_cpu_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n
     first_args(lim, n, &d, l);
     ac_arg_int(l, step);
     ac_arg_float(l, ac_attn_scale2(n));
-    one_item_grid(l, AC_CEIL_DIV(d.T, step), d.B * d.E, 1);
+    ac_one_item_grid(l, AC_CEIL_DIV(d.T, step), d.B * d.E, 1);
 }
 
 void ac_attn_cpu_bkv_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
@@ -139,5 +131,5 @@ void ac_attn_cpu_bkv_setup(const ac_limits *lim, const ac_graph *g, const ac_nod
     ac_arg_int(l, step);
     ac_arg_int(l, ac_attn_span(&d));
     ac_arg_float(l, ac_attn_scale2(n));
-    one_item_grid(l, AC_CEIL_DIV(d.S, step), d.B * d.E, d.parts);
+    ac_one_item_grid(l, AC_CEIL_DIV(d.S, step), d.B * d.E, d.parts);
 }

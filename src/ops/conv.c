@@ -98,6 +98,7 @@ static void vjp(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
 }
 
 static const ac_kern kern[] = {
+    {"conv_winograd", "winograd", AC_CLASS_CPU, ac_conv_winograd_accepts, ac_conv_winograd_prep, ac_conv_winograd_setup},
     {"conv_vec", "conv", AC_CLASS_CPU, ac_conv_vec_accepts, ac_conv_vec_prep, ac_conv_vec_setup},
     {"conv_tile", "gemm_tile", AC_CLASS_GPU, ac_conv_tile_accepts, ac_conv_tile_prep, ac_conv_tile_setup},
     {"conv_any", "gemm_tile", AC_CLASS_ANY, ac_conv_any_accepts, ac_conv_any_prep, ac_conv_any_setup},
@@ -122,10 +123,18 @@ static const ac_case cases[] = {
     CV("5x4_up", 2, 5, 4, 6, 18, 3, 1, 1, 1, 1, 1, 10, 8),
     CV("5x4_up_odd", 1, 5, 4, 6, 18, 3, 1, 1, 1, 1, 1, 9, 7),
     CV("1x1_image", 1, 1, 1, 12, 64, 3, 1, 1, 1, 1, 1),
+    CV("12x13_150to40", 1, 12, 13, 150, 40, 3, 1, 1, 1, 1, 1),
+    CV("7x6_up_odd", 3, 7, 6, 10, 18, 3, 1, 1, 1, 1, 1, 15, 13),
+    CV("11x9_valid_left", 2, 11, 9, 17, 33, 3, 1, 0, 1, 1, 0),
     CV("14x14_patch", 1, 28, 30, 3, 24, 14, 14, 0, 0, 0, 0),
     {"all_silu",
      AC_SMALL,
      {{4, {2, 6, 5, 7}}, {4, {34, 7, 3, 3}}, {1, {34}}, {4, {2, 1, 1, 34}}, {4, {2, 6, 5, 34}}},
+     {{1, 1, 1, 1, 1, [AC_AT_ACT] = AC_ACT_SILU}, {0}},
+     1e-5},
+    {"9_channels_all_silu",
+     AC_SMALL,
+     {{4, {2, 6, 5, 9}}, {4, {34, 9, 3, 3}}, {1, {34}}, {4, {2, 1, 1, 34}}, {4, {2, 6, 5, 34}}},
      {{1, 1, 1, 1, 1, [AC_AT_ACT] = AC_ACT_SILU}, {0}},
      1e-5},
     {"bias_relu",

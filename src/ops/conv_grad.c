@@ -192,6 +192,7 @@ static void vjp_bx(ac_graph *g, ac_id y, ac_id u, ac_id gx[AC_MAX_IN])
 /* clang-format on */
 
 static const ac_kern kern_bx[] = {
+    {"conv_winograd", "winograd", AC_CLASS_CPU, ac_conv_bx_winograd_accepts, ac_conv_bx_winograd_prep, ac_conv_bx_winograd_setup},
     {"conv_vec", "conv", AC_CLASS_CPU, ac_conv_vec_accepts, ac_conv_bx_vec_prep, ac_conv_bx_vec_setup},
     {"conv_tile", "gemm_tile", AC_CLASS_GPU, ac_conv_bx_tile_accepts, ac_conv_bx_tile_prep, ac_conv_bx_tile_setup},
     {"conv_bx_any", "gemm_tile", AC_CLASS_ANY, NULL, ac_conv_any_prep, ac_conv_bx_any_setup},
@@ -217,6 +218,8 @@ static const ac_case case_bx[] = {
     BX("5x5_1x1_s2", 1, 3, 3, 7, 6, 1, 1, 2, 0, 0, 0, 0, 5, 5),
     BX("6x6_valid", 1, 4, 4, 4, 4, 3, 3, 1, 0, 0, 0, 0, 6, 6),
     BX("1x1_image", 1, 1, 1, 64, 12, 3, 3, 1, 1, 1, 1, 1, 1, 1),
+    BX("12x13_150to40", 1, 12, 13, 150, 40, 3, 3, 1, 1, 1, 1, 1, 12, 13),
+    BX("11x9_valid_left", 2, 9, 8, 33, 17, 3, 3, 1, 0, 1, 0, 0, 11, 9),
     BX("29x31_patch", 1, 2, 2, 24, 3, 14, 14, 14, 0, 0, 0, 0, 29, 31),
     BX("2x5_filter", 2, 5, 4, 9, 37, 2, 5, 1, 1, 2, 0, 2, 5, 4),
     BX("7x4_filter_s3", 1, 4, 3, 9, 10, 7, 4, 3, 3, 1, 3, 1, 12, 9),

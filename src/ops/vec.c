@@ -6,32 +6,31 @@
 
 #include <string.h>
 
-/* Register tile: rows by two vectors; see cl/common.h. */
-static int tile_rows(const ac_limits *lim)
+int ac_vec_rows(const ac_limits *lim)
 {
     return lim->vw == 16 ? 11 : 6;
 }
 
-static int panel(const ac_limits *lim)
+int ac_vec_panel(const ac_limits *lim)
 {
     return 2 * lim->vw;
 }
 
 /* Tiles that a work-item makes below one another (cl/common.h): as many as share the cost of widening a panel, as long
  * as every compute unit has several work-items. */
-enum { RUN = 12, ITEMS_PER_UNIT = 4 };
+enum { RUN = 12 };
 
 static int run_length(const ac_limits *lim, int64_t tiles, int64_t panels)
 {
-    int64_t most = tiles * panels / ((int64_t)lim->units * ITEMS_PER_UNIT);
+    int64_t most = tiles * panels / ((int64_t)lim->units * AC_ITEMS_PER_UNIT);
 
     return (int)AC_MAX((int64_t)1, AC_MIN((int64_t)RUN, most));
 }
 
-static void epilogue_defs(const ac_limits *lim, const ac_node *n, ac_launch *l)
+void ac_vec_epilogue_defs(const ac_limits *lim, const ac_node *n, ac_launch *l)
 {
     ac_def(l, "VW=%d", lim->vw);
-    ac_def(l, "ROWS=%d", tile_rows(lim));
+    ac_def(l, "ROWS=%d", ac_vec_rows(lim));
     if (n->at.i[AC_AT_ACT])
         ac_def(l, "ACT=%d", n->at.i[AC_AT_ACT]);
     if (n->in[AC_EP_BIAS] != AC_NONE)
@@ -42,14 +41,14 @@ static void epilogue_defs(const ac_limits *lim, const ac_node *n, ac_launch *l)
         ac_def(l, "RES");
 }
 
-static void epilogue_args(const ac_node *n, ac_launch *l)
+void ac_vec_epilogue_args(const ac_node *n, ac_launch *l)
 {
     for (int k = AC_EP_BIAS; k <= AC_EP_RES; k++)
         if (n->in[k] != AC_NONE)
             ac_arg_buf(l, k);
 }
 
-static void one_item_grid(ac_launch *l, int64_t x, int64_t y, int64_t z)
+void ac_one_item_grid(ac_launch *l, int64_t x, int64_t y, int64_t z)
 {
     l->dims = 3;
     l->global[0] = (size_t)x;
@@ -123,7 +122,7 @@ static void setup_matmul_pack(const ac_limits *lim, const ac_graph *g, const ac_
     ac_arg_long(l, d.b_n);
     ac_arg_long(l, d.b_k);
     ac_arg_long(l, d.N * d.K);
-    one_item_grid(l, AC_CEIL_DIV(d.K, (int64_t)64), d.panels, d.batch);
+    ac_one_item_grid(l, AC_CEIL_DIV(d.K, (int64_t)64), d.panels, d.batch);
 }
 
 static const ac_kern kern_matmul_pack[] = {{"matmul_pack", "matmul", AC_CLASS_CPU, NULL, NULL, setup_matmul_pack}, {0}};
@@ -167,16 +166,16 @@ void ac_matmul_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node 
     ac_mm d;
 
     ac_matmul_dims(g, n, &d);
-    tiles = AC_CEIL_DIV(d.M, (int64_t)tile_rows(lim));
+    tiles = AC_CEIL_DIV(d.M, (int64_t)ac_vec_rows(lim));
     run = run_length(lim, tiles, panels);
-    epilogue_defs(lim, n, l);
+    ac_vec_epilogue_defs(lim, n, l);
     ac_def(l, "WT=%d", b->type);
     if (n->at.i[AC_MM_GEGLU])
         ac_def(l, "GEGLU");
     ac_arg_buf(l, -1);
     ac_arg_buf(l, 0);
     ac_arg_buf(l, 1);
-    epilogue_args(n, l);
+    ac_vec_epilogue_args(n, l);
     ac_arg_int(l, d.M);
     ac_arg_int(l, d.N);
     ac_arg_int(l, d.K);
@@ -186,8 +185,8 @@ void ac_matmul_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node 
     ac_arg_int(l, run);
     ac_arg_long(l, d.y_batch);
     ac_arg_long(l, d.a_batch);
-    ac_arg_long(l, d.b_batch ? panels * d.K * panel(lim) : 0);
-    one_item_grid(l, panels, AC_CEIL_DIV(tiles, (int64_t)run), d.batch);
+    ac_arg_long(l, d.b_batch ? panels * d.K * ac_vec_panel(lim) : 0);
+    ac_one_item_grid(l, panels, AC_CEIL_DIV(tiles, (int64_t)run), d.batch);
 }
 
 /* ------------------------------------------------------------------------------------------ matmul_tn_vec */
@@ -197,7 +196,7 @@ bool ac_matmul_tn_vec_accepts(const ac_limits *lim, const ac_graph *g, const ac_
     const ac_node *b = ac_at_node(g, n->in[1]);
 
     return n->at.i[AC_MM_TA] && !n->at.i[AC_MM_TB] && !n->at.i[AC_MM_GEGLU] && b->type == AC_F32 &&
-           b->shape.d[b->shape.n - 1] >= panel(lim) && ac_matmul_vec_accepts(lim, g, n);
+           b->shape.d[b->shape.n - 1] >= ac_vec_panel(lim) && ac_matmul_vec_accepts(lim, g, n);
 }
 
 /* Tiles of a work-item: as many as share what they read, as long as every compute unit has two work-items; even shares.
@@ -221,20 +220,20 @@ void ac_matmul_tn_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_no
     ac_mm d;
 
     ac_matmul_dims(g, n, &d);
-    rows = AC_CEIL_DIV(d.M, (int64_t)tile_rows(lim));
-    columns = AC_CEIL_DIV(d.N, (int64_t)panel(lim));
+    rows = AC_CEIL_DIV(d.M, (int64_t)ac_vec_rows(lim));
+    columns = AC_CEIL_DIV(d.N, (int64_t)ac_vec_panel(lim));
     block_size(lim, rows, columns, d.batch, &high, &wide);
-    epilogue_defs(lim, n, l);
+    ac_vec_epilogue_defs(lim, n, l);
     for (int k = -1; k < 2; k++)
         ac_arg_buf(l, k);
-    epilogue_args(n, l);
+    ac_vec_epilogue_args(n, l);
     ac_arg_int(l, d.M);
     ac_arg_int(l, d.N);
     ac_arg_int(l, d.K);
     ac_arg_int(l, d.row_span);
     ac_arg_int(l, high);
     ac_arg_int(l, wide);
-    one_item_grid(l, AC_CEIL_DIV(columns, wide), AC_CEIL_DIV(rows, high), d.batch);
+    ac_one_item_grid(l, AC_CEIL_DIV(columns, wide), AC_CEIL_DIV(rows, high), d.batch);
 }
 
 /* ------------------------------------------------------------------------------------------ conv_pack
@@ -286,7 +285,7 @@ static void setup_conv_pack(const ac_limits *lim, const ac_graph *g, const ac_no
     ac_arg_int(l, w->shape.d[0]);
     ac_arg_int(l, C);
     ac_arg_int(l, taps);
-    one_item_grid(l, AC_CEIL_DIV(C * taps, (int64_t)64), n->shape.d[0], 1);
+    ac_one_item_grid(l, AC_CEIL_DIV(C * taps, (int64_t)64), n->shape.d[0], 1);
 }
 
 static void setup_conv_bx_pack(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
@@ -303,7 +302,7 @@ static void setup_conv_bx_pack(const ac_limits *lim, const ac_graph *g, const ac
         ac_arg_int(l, w->shape.d[k]);
     for (int k = PK_STRIDE; k <= PK_LEFT; k++)
         ac_arg_int(l, n->at.i[k]);
-    one_item_grid(l, AC_CEIL_DIV(w->shape.d[0], (int64_t)16), n->shape.d[0], 1);
+    ac_one_item_grid(l, AC_CEIL_DIV(w->shape.d[0], (int64_t)16), n->shape.d[0], 1);
 }
 
 static bool packs_forward(const ac_limits *lim, const ac_graph *g, const ac_node *n)
@@ -345,14 +344,19 @@ bool ac_conv_vec_accepts(const ac_limits *lim, const ac_graph *g, const ac_node 
     return true;
 }
 
-enum { ZEROS = 5, DEPTH = 512 }; /* input of the kernel: zeros that stand for pixels outside; DEPTH as in cl/common.h */
+void ac_vec_zeros(ac_graph *g, ac_node *n)
+{
+    enum { DEPTH = 512 }; /* as in cl/common.h */
+
+    n->in[AC_VEC_ZEROS] = ac_fill(g, ac_dims(1, DEPTH), 0);
+}
 
 void ac_conv_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
 {
     ac_at at = {.i = {[PK_TYPE] = ac_pack_type(g, n->in[1]), [PK_VW] = lim->vw}};
 
     n->in[1] = ac_add_node(g, &ac_op_conv_pack, &n->in[1], 1, &at);
-    n->in[ZEROS] = ac_fill(g, ac_dims(1, DEPTH), 0);
+    ac_vec_zeros(g, n);
 }
 
 /* X [B,H,W,C] by filters of R x S to [B,OH,OW,K], in d; `phases` of the gradient of an input, 0: the forward pass. */
@@ -366,9 +370,9 @@ static void conv_launch(const ac_limits *lim, const ac_graph *g, const ac_node *
 
     if (phases)
         most = (int64_t)d->B * AC_CEIL_DIV(d->OH, phases) * AC_CEIL_DIV(d->OW, phases);
-    tiles = AC_CEIL_DIV(most, (int64_t)tile_rows(lim));
+    tiles = AC_CEIL_DIV(most, (int64_t)ac_vec_rows(lim));
     run = run_length(lim, tiles * AC_MAX(phases * phases, 1), panels);
-    epilogue_defs(lim, n, l);
+    ac_vec_epilogue_defs(lim, n, l);
     ac_def(l, "WT=%d", w->type);
     if (d->up_h)
         ac_def(l, "UPSAMPLE");
@@ -377,8 +381,8 @@ static void conv_launch(const ac_limits *lim, const ac_graph *g, const ac_node *
     ac_arg_buf(l, -1);
     ac_arg_buf(l, 0);
     ac_arg_buf(l, 1);
-    ac_arg_buf(l, ZEROS);
-    epilogue_args(n, l);
+    ac_arg_buf(l, AC_VEC_ZEROS);
+    ac_vec_epilogue_args(n, l);
     ac_arg_int(l, M);
     for (size_t i = 0; i < AC_LEN(size); i++)
         ac_arg_int(l, size[i]);
@@ -387,7 +391,7 @@ static void conv_launch(const ac_limits *lim, const ac_graph *g, const ac_node *
         ac_arg_int(l, d->up_w);
     }
     ac_arg_int(l, run);
-    one_item_grid(l, panels, AC_CEIL_DIV(tiles, (int64_t)run), AC_MAX(phases * phases, 1));
+    ac_one_item_grid(l, panels, AC_CEIL_DIV(tiles, (int64_t)run), AC_MAX(phases * phases, 1));
 }
 
 void ac_conv_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
@@ -411,7 +415,7 @@ void ac_conv_bx_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
                       [PK_LEFT] = i[AC_CV_LEFT] % stride}};
 
     n->in[1] = ac_add_node(g, &ac_op_conv_pack, &n->in[1], 1, &at);
-    n->in[ZEROS] = ac_fill(g, ac_dims(1, DEPTH), 0);
+    ac_vec_zeros(g, n);
 }
 
 void ac_conv_bx_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
@@ -475,7 +479,7 @@ static void setup_frame(const ac_limits *lim, const ac_graph *g, const ac_node *
     ac_arg_int(l, at[FRAME_TOP]);
     ac_arg_int(l, at[FRAME_LEFT]);
     ac_arg_int(l, at[FRAME_SLACK]);
-    one_item_grid(l, x->d[0] * at[FRAME_H], AC_CEIL_DIV(x->d[3], (int64_t)at[FRAME_LANES]), 1);
+    ac_one_item_grid(l, x->d[0] * at[FRAME_H], AC_CEIL_DIV(x->d[3], (int64_t)at[FRAME_LANES]), 1);
 }
 
 static const ac_kern kern_frame[] = {{"conv_bw_frame", "conv_grad", AC_CLASS_CPU, NULL, NULL, setup_frame}, {0}};
@@ -524,7 +528,7 @@ static void setup_rows(const ac_limits *lim, const ac_graph *g, const ac_node *n
     ac_arg_buf(l, 0);
     ac_arg_int(l, n->shape.d[1]);
     ac_arg_int(l, gy->d[gy->n - 1]);
-    one_item_grid(l, AC_CEIL_DIV(n->shape.d[1], (int64_t)64), 1, 1);
+    ac_one_item_grid(l, AC_CEIL_DIV(n->shape.d[1], (int64_t)64), 1, 1);
 }
 
 static const ac_kern kern_rows[] = {{"conv_bw_rows", "conv_grad", AC_CLASS_CPU, NULL, NULL, setup_rows}, {0}};
@@ -546,7 +550,7 @@ static int64_t frame_size(int64_t out, int64_t filter, int stride)
 void ac_conv_bw_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
 {
     const int32_t *i = n->at.i;
-    ac_at frame, rows = {.i = {tile_rows(lim)}};
+    ac_at frame, rows = {.i = {ac_vec_rows(lim)}};
     ac_cv d;
 
     ac_conv_bw_dims(g, n, &d);
@@ -554,8 +558,8 @@ void ac_conv_bw_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
                           [FRAME_W] = (int32_t)frame_size(d.OW, d.S, d.stride),
                           [FRAME_TOP] = i[AC_CV_TOP],
                           [FRAME_LEFT] = i[AC_CV_LEFT],
-                          [FRAME_LANES] = AC_MIN(d.C, panel(lim)),
-                          [FRAME_SLACK] = panel(lim)}};
+                          [FRAME_LANES] = AC_MIN(d.C, ac_vec_panel(lim)),
+                          [FRAME_SLACK] = ac_vec_panel(lim)}};
     n->in[0] = ac_add_node(g, &ac_op_conv_bw_frame, &n->in[0], 1, &frame);
     n->in[1] = ac_add_node(g, &ac_op_conv_bw_rows, &n->in[1], 1, &rows);
 }
@@ -565,16 +569,16 @@ void ac_conv_bw_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node
     enum { TAPS = 16 }; /* as in cl/conv_grad.cl */
     const ac_shape *rows = ac_shape_of(g, n->in[1]), *w = &n->shape;
     const int32_t *at = n->at.i;
-    int64_t R = w->d[2], S = w->d[3], C = w->d[1], lanes = AC_MIN(C, (int64_t)panel(lim)),
-            taps = lanes < panel(lim) ? R : R * S;
-    int64_t panels = AC_CEIL_DIV(C * R * S / taps, (int64_t)panel(lim)), parts = ac_conv_bw_parts(n),
+    int64_t R = w->d[2], S = w->d[3], C = w->d[1], lanes = AC_MIN(C, (int64_t)ac_vec_panel(lim)),
+            taps = lanes < ac_vec_panel(lim) ? R : R * S;
+    int64_t panels = AC_CEIL_DIV(C * R * S / taps, (int64_t)ac_vec_panel(lim)), parts = ac_conv_bw_parts(n),
             groups = AC_CEIL_DIV(taps, (int64_t)TAPS);
 
-    while (groups < taps && groups * parts * panels * rows->d[0] < (int64_t)lim->units * ITEMS_PER_UNIT)
+    while (groups < taps && groups * parts * panels * rows->d[0] < (int64_t)lim->units * AC_ITEMS_PER_UNIT)
         groups++;
     taps = AC_CEIL_DIV(taps, groups);
     ac_def(l, "VW=%d", lim->vw);
-    ac_def(l, "ROWS=%d", tile_rows(lim));
+    ac_def(l, "ROWS=%d", ac_vec_rows(lim));
     for (int k = -1; k < 2; k++)
         ac_arg_buf(l, k);
     ac_arg_int(l, rows->d[1]);
@@ -590,5 +594,5 @@ void ac_conv_bw_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node
     ac_arg_int(l, at[AC_CV_STRIDE]);
     ac_arg_int(l, lanes);
     ac_arg_int(l, taps);
-    one_item_grid(l, panels, rows->d[0], AC_CEIL_DIV(lanes < panel(lim) ? R : R * S, taps) * parts);
+    ac_one_item_grid(l, panels, rows->d[0], AC_CEIL_DIV(lanes < ac_vec_panel(lim) ? R : R * S, taps) * parts);
 }

@@ -1,0 +1,187 @@
+/* winograd.c - host side of cl/winograd.cl: 3x3 convolution of stride 1, and its input's gradient, on CPUs. */
+#include "ops/mm.h"
+#include "ops/ops.h"
+#include "ops/vec.h"
+
+/* ------------------------------------------------------------------------------------------ winograd_pack
+ * w [K,C,3,3] -> [panels, 16, C, panel]. at.i: 0 lanes, 1: for the gradient of an input, [panels of C, 16, K, panel] */
+
+enum { PK_VW, PK_BACK };
+enum { PLACES = 16 };
+
+static int infer_pack(ac_graph *g, ac_node *n)
+{
+    const ac_shape *w = ac_shape_of(g, n->in[0]);
+    int back = n->at.i[PK_BACK], panel = 2 * n->at.i[PK_VW];
+
+    n->shape = (ac_shape){4, {AC_CEIL_DIV(w->d[back], (int64_t)panel), PLACES, w->d[!back], panel}};
+    return 1;
+}
+
+/* G f G^T at place (i, j) of a filter of 3 x 3. */
+static double transformed(const double *f, bool back, int i, int j)
+{
+    static const double G[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+    double sum = 0;
+
+    for (int r = 0; r < 3; r++)
+        for (int s = 0; s < 3; s++)
+            sum += G[i][r] * G[j][s] * f[back ? 8 - 3 * r - s : 3 * r + s];
+    return sum;
+}
+
+static void ref_pack(const ac_ref *r)
+{
+    const int64_t *d = r->n->shape.d, *w = r->shape[0]->d;
+    bool back = r->n->at.i[PK_BACK];
+    double *to = r->out;
+
+    for (int64_t p = 0; p < d[0]; p++)
+        for (int place = 0; place < PLACES; place++)
+            for (int64_t row = 0; row < d[2]; row++)
+                for (int64_t lane = p * d[3]; lane < (p + 1) * d[3]; lane++) {
+                    int64_t k = back ? row : lane, c = back ? lane : row;
+                    bool is = k < w[0] && c < w[1];
+                    *to++ = is ? transformed(r->in[0] + (k * w[1] + c) * 9, back, place / 4, place % 4) : 0;
+                }
+}
+
+static void setup_pack(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    enum { PACK_N = 16 }; /* as in cl/winograd.cl */
+    const ac_node *w = ac_at_node(g, n->in[0]);
+
+    (void)lim;
+    ac_def(l, "VW=%d", n->at.i[PK_VW]);
+    ac_def(l, "ST=%d", w->type);
+    if (n->at.i[PK_BACK])
+        ac_def(l, "BACK");
+    ac_arg_buf(l, -1);
+    ac_arg_buf(l, 0);
+    ac_arg_int(l, w->shape.d[0]);
+    ac_arg_int(l, w->shape.d[1]);
+    ac_one_item_grid(l, AC_CEIL_DIV(n->shape.d[2], (int64_t)PACK_N), n->shape.d[0], 1);
+}
+
+static const ac_kern kern_pack[] = {{"winograd_pack", "winograd", AC_CLASS_CPU, NULL, NULL, setup_pack}, {0}};
+static const ac_case case_pack[] = {{"37x5", AC_SMALL, {{4, {37, 5, 3, 3}}}, {{8, 0}, {0}}, 1e-6},
+                                    {"70x24_f16", AC_SMALL, {{4, {70, 24, 3, 3}}}, {{4, 0}, {0}}, 1e-6},
+                                    {"back_19x70", AC_SMALL, {{4, {19, 70, 3, 3}}}, {{16, 1}, {0}}, 1e-6},
+                                    {0}};
+const ac_op ac_op_winograd_pack = {
+    .name = "winograd_pack", .n_in = 1, .typed = 1, .infer = infer_pack, .ref = ref_pack, .kern = kern_pack, .cases = case_pack};
+
+/* ------------------------------------------------------------------------------------------ conv, conv_bx */
+
+/* Worth it? Patches at the edges must not waste what is saved; and as transformed filters take 16/9 of the memory, and
+ * always in f32, they should be few beside the pictures. */
+static bool accepts(const ac_cv *d)
+{
+    enum { MOST = 4 }; /* bytes of filters for each of pictures */
+    int64_t patches = (int64_t)d->B * AC_CEIL_DIV(d->OH, 2) * AC_CEIL_DIV(d->OW, 2);
+    double pictures = (double)d->B * ((double)d->H * d->W * d->C + (double)d->OH * d->OW * d->K);
+
+    return d->R == 3 && d->S == 3 && d->stride == 1 && d->C >= 8 && d->K >= 8 &&
+           4 * PLACES * patches <= 3 * 9 * (int64_t)d->B * d->OH * d->OW && PLACES * (double)d->C * d->K <= MOST * pictures;
+}
+
+static void prep(const ac_limits *lim, ac_graph *g, ac_node *n, bool back)
+{
+    ac_at at = {.i = {[PK_VW] = lim->vw, [PK_BACK] = back}};
+
+    n->in[1] = ac_add_node(g, &ac_op_winograd_pack, &n->in[1], 1, &at);
+    ac_vec_zeros(g, n);
+}
+
+/* Register tiles below one another, panels beside one another, and channels at a time, of a work-item. */
+typedef struct block {
+    int64_t run, group, depth;
+} block;
+
+/* As large as fits the kernel's arrays, as long as every compute unit has several work-items; even shares. */
+static block block_of(const ac_limits *lim, int64_t tiles, int64_t panels, int64_t C)
+{
+    enum { MOST_V = 16 * 44 * 64, MOST_T = 12, DEPTH = 128, RUN = 4 }; /* as in cl/winograd.cl */
+    int64_t rows = ac_vec_rows(lim), items = (int64_t)lim->units * AC_ITEMS_PER_UNIT, vw = lim->vw;
+    block b = {.depth = AC_CEIL_DIV(C, AC_CEIL_DIV(C, (int64_t)DEPTH))};
+
+    b.depth = AC_CEIL_DIV(b.depth, vw) * vw;
+    b.run = AC_MIN((int64_t)RUN, MOST_V / (PLACES * rows * b.depth));
+    while (b.run > 1 && AC_CEIL_DIV(tiles, b.run) < items)
+        b.run--;
+    b.group = AC_MIN(panels, MOST_T / b.run);
+    while (b.group > 1 && AC_CEIL_DIV(tiles, b.run) * AC_CEIL_DIV(panels, b.group) < items)
+        b.group--;
+    b.group = AC_CEIL_DIV(panels, AC_CEIL_DIV(panels, b.group));
+    return b;
+}
+
+static void setup(const ac_limits *lim, const ac_node *n, const ac_cv *d, ac_launch *l)
+{
+    const int size[] = {d->B, d->H, d->W, d->C, d->K, d->OH, d->OW, d->top, d->left};
+    int64_t patches = (int64_t)d->B * AC_CEIL_DIV(d->OH, 2) * AC_CEIL_DIV(d->OW, 2),
+            tiles = AC_CEIL_DIV(patches, (int64_t)ac_vec_rows(lim)), panels = AC_CEIL_DIV(d->K, ac_vec_panel(lim));
+    block b = block_of(lim, tiles, panels, d->C);
+
+    ac_vec_epilogue_defs(lim, n, l);
+    if (d->up_h)
+        ac_def(l, "UPSAMPLE");
+    ac_arg_buf(l, -1);
+    ac_arg_buf(l, 0);
+    ac_arg_buf(l, 1);
+    ac_arg_buf(l, AC_VEC_ZEROS);
+    ac_vec_epilogue_args(n, l);
+    for (size_t i = 0; i < AC_LEN(size); i++)
+        ac_arg_int(l, size[i]);
+    if (d->up_h) {
+        ac_arg_int(l, d->up_h);
+        ac_arg_int(l, d->up_w);
+    }
+    ac_arg_int(l, b.run);
+    ac_arg_int(l, b.group);
+    ac_arg_int(l, b.depth);
+    ac_one_item_grid(l, AC_CEIL_DIV(panels, b.group), AC_CEIL_DIV(tiles, b.run), 1);
+}
+
+bool ac_conv_winograd_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+{
+    ac_cv d;
+
+    (void)lim;
+    ac_conv_dims(g, n, &d);
+    return accepts(&d);
+}
+
+void ac_conv_winograd_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
+{
+    prep(lim, g, n, false);
+}
+
+void ac_conv_winograd_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    ac_cv d;
+
+    ac_conv_dims(g, n, &d);
+    setup(lim, n, &d, l);
+}
+
+bool ac_conv_bx_winograd_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+{
+    ac_cv d;
+
+    (void)lim;
+    return ac_conv_bx_as_conv(g, n, &d) == 0 && accepts(&d);
+}
+
+void ac_conv_bx_winograd_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
+{
+    prep(lim, g, n, true);
+}
+
+void ac_conv_bx_winograd_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    ac_cv d;
+
+    ac_conv_bx_as_conv(g, n, &d);
+    setup(lim, n, &d, l);
+}
