@@ -14,6 +14,10 @@
 #define MOST_V (16 * 44 * 64) /* floats of transformed patches, MOST_T register tiles: within a core's second cache */
 #define MOST_T (16 * 12)
 
+/* Of patch `m`, counted through lines of `columns`, `lines` of them and all images: its image, and its upper left pixel. */
+#define PLACE_PATCH(m)                                                                                                 \
+    const int line = (m) / columns, image = line / lines, top = line % lines * 2, left = (m) % columns * 2;
+
 DEFINE_MULTIPLY(multiply, __private, __global, 2)
 
 /* B^T d B of VW channels; from[p]: place p of the patch, v[p step]: where it goes. */
@@ -88,11 +92,10 @@ __kernel ONE_ITEM void conv_winograd(__global float *y, __global const float *re
     for (int c0 = 0; c0 < C; c0 += depth) {
         const int n = min(depth, C - c0);
         for (int i = 0; i < patches; i++) {
-            const int line = (first + i) / columns, image = line / lines;
-            const int top = line % lines * 2 - pt, left = (first + i) % columns * 2 - pl;
+            PLACE_PATCH(first + i)
             __global const float *from[PLACES];
             for (int p = 0; p < PLACES; p++) {
-                int u = top + p / 4, s = left + p % 4;
+                int u = top - pt + p / 4, s = left - pl + p % 4;
                 const bool inside = u >= 0 && u < Hv && s >= 0 && s < Wv;
 #ifdef UPSAMPLE
                 u = u * H / Hv;
@@ -119,8 +122,7 @@ __kernel ONE_ITEM void conv_winograd(__global float *y, __global const float *re
     }
 
     for (int i = 0; i < patches; i++) {
-        const int line = (first + i) / columns, image = line / lines;
-        const int top = line % lines * 2, left = (first + i) % columns * 2;
+        PLACE_PATCH(first + i)
         for (int g = 0; g < 2 * panels; g++) {
             const int n0 = panel0 * PANEL + g * VW;
             floatv out[2][2];
@@ -191,6 +193,139 @@ __kernel ONE_ITEM void winograd_pack(__global float *packed, __global const sour
             transform_filters(packed + (long)n * PANEL + part * VW, step, g);
         }
     }
+}
+
+/* ---- The gradient of the filters: G^T [sum over patches of (A gy A^T) * (B^T d B)] G, places independently. ---- */
+
+#define MOST_X (16 * 48 * 64) /* floats of transformed patches of the input, of the gradient; register tiles */
+#define MOST_G (16 * 48 * 80)
+#define MOST_S (16 * 12)
+
+/* A g A^T of VW channels from the 2 x 2 pixels at from[.], to places p at to[p step]. */
+void transform_gradient(float *to, int step, __global const float *const *from, int k, int left)
+{
+    floatv g[4], h[4][2];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        g[i] = load_part(from[i] + k, left);
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        h[0][j] = g[j];
+        h[1][j] = g[j] + g[2 + j];
+        h[2][j] = g[j] - g[2 + j];
+        h[3][j] = -g[2 + j];
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        put(h[i][0], to + (4 * i + 0) * step);
+        put(h[i][0] + h[i][1], to + (4 * i + 1) * step);
+        put(h[i][0] - h[i][1], to + (4 * i + 2) * step);
+        put(-h[i][1], to + (4 * i + 3) * step);
+    }
+}
+
+/* t[i][.] += sum_{m < n} g[m g_row + i] x[m x_row + .] for the ROWS rows of a tile of two vectors. */
+void multiply_patches(float *t, const float *g, int g_row, const float *x, int x_row, int n)
+{
+    floatv acc[ROWS][2];
+#pragma unroll
+    for (int i = 0; i < ROWS; i++) {
+        acc[i][0] = vloadv(2 * i, t);
+        acc[i][1] = vloadv(2 * i + 1, t);
+    }
+    for (int m = 0; m < n; m++, g += g_row, x += x_row) {
+        const floatv x0 = vloadv(0, x), x1 = vloadv(1, x);
+#pragma unroll
+        for (int i = 0; i < ROWS; i++) {
+            acc[i][0] = FMA((floatv)(g[i]), x0, acc[i][0]);
+            acc[i][1] = FMA((floatv)(g[i]), x1, acc[i][1]);
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < ROWS; i++) {
+        put(acc[i][0], t + 2 * i * VW);
+        put(acc[i][1], t + (2 * i + 1) * VW);
+    }
+}
+
+/* G^T s G of VW channels from places p at s[p step], tap by tap to y[tap VW]. */
+void transform_taps(float *y, const float *s, int step)
+{
+    floatv h[3][4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        const floatv s1 = vloadv(0, s + (4 + j) * step), s2 = vloadv(0, s + (8 + j) * step);
+        h[0][j] = vloadv(0, s + j * step) + 0.5f * (s1 + s2);
+        h[1][j] = 0.5f * (s1 - s2);
+        h[2][j] = vloadv(0, s + (12 + j) * step) + 0.5f * (s1 + s2);
+    }
+#pragma unroll
+    for (int i = 0; i < 3; i++) {
+        put(h[i][0] + 0.5f * (h[i][1] + h[i][2]), y + 3 * i * VW);
+        put(0.5f * (h[i][1] - h[i][2]), y + (3 * i + 1) * VW);
+        put(h[i][3] + 0.5f * (h[i][1] + h[i][2]), y + (3 * i + 2) * VW);
+    }
+}
+
+/*
+ * conv_bw_winograd: gw [K, C, 3, 3] from x [B, H, W, C] and gy [B, OH, OW, K], see cl/conv_grad.cl; stride 1.
+ *
+ * Work-item: `high` tiles of ROWS channels k x `wide` panels of channels c, over all patches, `terms` at a time.
+ * Global size: (ceil(panels / wide), ceil(K / (ROWS high))); local 1. 16 high wide <= MOST_S; 16 terms PANEL wide <=
+ * MOST_X; 16 terms pitch <= MOST_G with pitch = ROWS high, rounded up to a multiple of VW.
+ * zeros: DEPTH floats 0. -D: VW, ROWS. Limits: as conv_winograd. Private memory with VW 16: 710 KiB.
+ */
+__kernel ONE_ITEM void conv_bw_winograd(__global float *gw, __global const float *restrict x,
+                                        __global const float *restrict gy, __global const float *restrict zeros, int B,
+                                        int H, int W, int C, int K, int OH, int OW, int pt, int pl, int high, int wide,
+                                        int terms)
+{
+    const int lines = (OH + 1) / 2, columns = (OW + 1) / 2, all = B * lines * columns;
+    const int c0 = get_global_id(0) * wide * PANEL, k0 = get_global_id(1) * high * ROWS;
+    const int panels = min(wide, (C - c0 + PANEL - 1) / PANEL), tiles = min(high, (K - k0 + ROWS - 1) / ROWS);
+    const int width = panels * PANEL, pitch = (tiles * ROWS + VW - 1) / VW * VW;
+    /* From place to place, by a line of the cache more than the rows take: multiples of 4 KiB would all fall into one set. */
+    const int v_step = terms * width + VW, g_step = terms * pitch + VW;
+    float v[MOST_X + PLACES * VW] ALIGNED, g[MOST_G + PLACES * VW] ALIGNED, t[MOST_S * TILE] ALIGNED;
+
+    for (int i = 0; i < PLACES * tiles * panels * TILE / VW; i++)
+        put((floatv)(0.0f), t + i * VW);
+    for (int first = 0; first < all; first += terms) {
+        const int n = min(terms, all - first);
+        for (int m = 0; m < n; m++) {
+            PLACE_PATCH(first + m)
+            __global const float *from[PLACES];
+            for (int p = 0; p < PLACES; p++) {
+                const int u = top - pt + p / 4, s = left - pl + p % 4;
+                const bool inside = u >= 0 && u < H && s >= 0 && s < W;
+                from[p] = inside ? x + (((long)image * H + u) * W + s) * C + c0 : zeros;
+            }
+            for (int c = 0; c < width; c += VW)
+                transform_patch(v + m * width + c, v_step, from, c, C - c0 - c);
+            for (int p = 0; p < 4; p++) {
+                const int u = top + p / 2, s = left + p % 2;
+                from[p] = u < OH && s < OW ? gy + (((long)image * OH + u) * OW + s) * K + k0 : zeros;
+            }
+            for (int k = 0; k < tiles * ROWS; k += VW)
+                transform_gradient(g + m * pitch + k, g_step, from, k, K - k0 - k);
+        }
+        for (int p = 0; p < PLACES; p++)
+            for (int i = 0; i < tiles * panels; i++)
+                multiply_patches(t + (p * tiles * panels + i) * TILE, g + p * g_step + i / panels * ROWS, pitch,
+                                 v + p * v_step + i % panels * PANEL, width, n);
+    }
+
+    for (int i = 0; i < tiles * panels; i++)
+        for (int row = 0; row < min(ROWS, K - k0 - i / panels * ROWS); row++)
+            for (int part = 0; part < 2; part++) {
+                const int c = c0 + i % panels * PANEL + part * VW;
+                float taps[9 * VW];
+                transform_taps(taps, t + i * TILE + (2 * row + part) * VW, tiles * panels * TILE);
+                __global float *to = gw + ((long)(k0 + i / panels * ROWS + row) * C + c) * 9;
+                for (int l = 0; l < min(VW, C - c); l++)
+                    for (int tap = 0; tap < 9; tap++)
+                        to[l * 9 + tap] = taps[tap * VW + l];
+            }
 }
 
 #endif /* VW > 1 */

@@ -377,6 +377,7 @@ static ac_id lower_bw(ac_graph *g, const ac_node *n)
 }
 
 static const ac_kern kern_bw[] = {
+    {"conv_bw_winograd", "winograd", AC_CLASS_CPU, ac_conv_bw_winograd_accepts, ac_conv_bw_winograd_prep, ac_conv_bw_winograd_setup},
     {"conv_bw_vec", "conv_grad", AC_CLASS_CPU, ac_conv_bw_any_accepts, ac_conv_bw_vec_prep, ac_conv_bw_vec_setup},
     {"conv_bw_tile", "gemm_tile", AC_CLASS_GPU, ac_conv_bw_tile_accepts, NULL, ac_conv_bw_tile_setup},
     {"conv_bw_any", "gemm_tile", AC_CLASS_ANY, ac_conv_bw_any_accepts, NULL, ac_conv_bw_any_setup},
@@ -406,10 +407,13 @@ static const ac_case case_bw[] = {BW("b2_9x7_3to20", 2, 9, 7, 3, 9, 7, 20, 1, 1,
                                   BW("2x5_filter", 2, 5, 4, 37, 5, 4, 9, 1, 1, 2, 0, 2, 2, 5),
                                   BW("7x4_filter_s3", 1, 12, 9, 10, 4, 3, 9, 3, 3, 1, 3, 1, 7, 4),
                                   BW("parts_3x17x23_5to6", 3, 17, 23, 5, 17, 23, 6, 1, 1, 1, 1, 1, 3, 3),
+                                  BW("11x9_valid_left_70to30", 2, 11, 9, 70, 9, 8, 30, 1, 0, 1, 0, 0, 3, 3),
+                                  BW("b3_8x8_100to40", 3, 8, 8, 100, 8, 8, 40, 1, 1, 1, 1, 1, 3, 3),
                                   BW("wide_padding", 1, 4, 4, 33, 9, 8, 12, 1, 4, 3, 3, 3, 3, 3),
                                   SPEED_SHAPES(BW_SPEED){0}};
 const ac_op ac_op_conv_bw = {.name = "conv_bw",
                              .n_in = 2,
+                             .n_opt = 4, /* the last is for kernels: a row of zeros */
                              .infer = infer_bw,
                              .lower = lower_bw,
                              .vjp = vjp_bw,

@@ -30,13 +30,16 @@ void ac_conv_bx_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node
 void ac_conv_bw_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n);
 void ac_conv_bw_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l);
 
-/* ---- winograd.c: conv and conv_bx by 3x3 filters at stride 1 */
+/* ---- winograd.c: conv, conv_bx and conv_bw of 3x3 filters at stride 1 */
 bool ac_conv_winograd_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n);
 void ac_conv_winograd_prep(const ac_limits *lim, ac_graph *g, ac_node *n);
 void ac_conv_winograd_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l);
 bool ac_conv_bx_winograd_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n);
 void ac_conv_bx_winograd_prep(const ac_limits *lim, ac_graph *g, ac_node *n);
 void ac_conv_bx_winograd_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l);
+bool ac_conv_bw_winograd_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n);
+void ac_conv_bw_winograd_prep(const ac_limits *lim, ac_graph *g, ac_node *n);
+void ac_conv_bw_winograd_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l);
 
 /* In matmul.c, for every op with an epilogue: act(v + bias + row) + res for element i, batch element b, channel c. */
 double ac_ref_epilogue(const ac_ref *r, double v, int64_t i, int64_t b, int64_t c);

@@ -73,16 +73,26 @@ const ac_op ac_op_winograd_pack = {
 
 /* ------------------------------------------------------------------------------------------ conv, conv_bx */
 
-/* Worth it? Patches at the edges must not waste what is saved; and as transformed filters take 16/9 of the memory, and
- * always in f32, they should be few beside the pictures. */
+/* 3x3 filters, stride 1, and patches at the edges that do not waste what is saved? */
+static bool fits(const ac_cv *d)
+{
+    int64_t places = PLACES * (int64_t)AC_CEIL_DIV(d->OH, 2) * AC_CEIL_DIV(d->OW, 2);
+
+    return d->R == 3 && d->S == 3 && d->stride == 1 && d->C >= 8 && d->K >= 8 && 4 * places <= 3 * 9 * (int64_t)d->OH * d->OW;
+}
+
+static int64_t patches_of(const ac_cv *d)
+{
+    return (int64_t)d->B * AC_CEIL_DIV(d->OH, 2) * AC_CEIL_DIV(d->OW, 2);
+}
+
+/* As transformed filters take 16/9 of the memory, and always in f32, they should be few beside the pictures. */
 static bool accepts(const ac_cv *d)
 {
     enum { MOST = 4 }; /* bytes of filters for each of pictures */
-    int64_t patches = (int64_t)d->B * AC_CEIL_DIV(d->OH, 2) * AC_CEIL_DIV(d->OW, 2);
     double pictures = (double)d->B * ((double)d->H * d->W * d->C + (double)d->OH * d->OW * d->K);
 
-    return d->R == 3 && d->S == 3 && d->stride == 1 && d->C >= 8 && d->K >= 8 &&
-           4 * PLACES * patches <= 3 * 9 * (int64_t)d->B * d->OH * d->OW && PLACES * (double)d->C * d->K <= MOST * pictures;
+    return fits(d) && PLACES * (double)d->C * d->K <= MOST * pictures;
 }
 
 static void prep(const ac_limits *lim, ac_graph *g, ac_node *n, bool back)
@@ -116,11 +126,17 @@ static block block_of(const ac_limits *lim, int64_t tiles, int64_t panels, int64
     return b;
 }
 
-static void setup(const ac_limits *lim, const ac_node *n, const ac_cv *d, ac_launch *l)
+static void geometry_args(const ac_cv *d, ac_launch *l)
 {
     const int size[] = {d->B, d->H, d->W, d->C, d->K, d->OH, d->OW, d->top, d->left};
-    int64_t patches = (int64_t)d->B * AC_CEIL_DIV(d->OH, 2) * AC_CEIL_DIV(d->OW, 2),
-            tiles = AC_CEIL_DIV(patches, (int64_t)ac_vec_rows(lim)), panels = AC_CEIL_DIV(d->K, ac_vec_panel(lim));
+
+    for (size_t i = 0; i < AC_LEN(size); i++)
+        ac_arg_int(l, size[i]);
+}
+
+static void setup(const ac_limits *lim, const ac_node *n, const ac_cv *d, ac_launch *l)
+{
+    int64_t tiles = AC_CEIL_DIV(patches_of(d), (int64_t)ac_vec_rows(lim)), panels = AC_CEIL_DIV(d->K, ac_vec_panel(lim));
     block b = block_of(lim, tiles, panels, d->C);
 
     ac_vec_epilogue_defs(lim, n, l);
@@ -131,8 +147,7 @@ static void setup(const ac_limits *lim, const ac_node *n, const ac_cv *d, ac_lau
     ac_arg_buf(l, 1);
     ac_arg_buf(l, AC_VEC_ZEROS);
     ac_vec_epilogue_args(n, l);
-    for (size_t i = 0; i < AC_LEN(size); i++)
-        ac_arg_int(l, size[i]);
+    geometry_args(d, l);
     if (d->up_h) {
         ac_arg_int(l, d->up_h);
         ac_arg_int(l, d->up_w);
@@ -184,4 +199,59 @@ void ac_conv_bx_winograd_setup(const ac_limits *lim, const ac_graph *g, const ac
 
     ac_conv_bx_as_conv(g, n, &d);
     setup(lim, n, &d, l);
+}
+
+/* ------------------------------------------------------------------------------------------ conv_bw */
+
+bool ac_conv_bw_winograd_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+{
+    ac_cv d;
+
+    ac_conv_bw_dims(g, n, &d);
+    return fits(&d) && 2 * d.C > ac_vec_panel(lim) && ac_conv_bw_parts(n) == 1 && !ac_conv_bw_in_parts(lim, n);
+}
+
+void ac_conv_bw_winograd_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
+{
+    (void)lim;
+    ac_vec_zeros(g, n);
+}
+
+/* Rounds of work-items on all compute units, times about what one takes for a patch, in multiplications of vectors. */
+static double time_of(const ac_limits *lim, int64_t tiles, int64_t panels, int64_t high, int64_t wide)
+{
+    enum { PATCH = 80, GRADIENT = 60 }; /* transforms of a vector of channels */
+    int64_t rows = ac_vec_rows(lim), items = AC_CEIL_DIV(tiles, high) * AC_CEIL_DIV(panels, wide);
+
+    return (double)AC_CEIL_DIV(items, (int64_t)lim->units) *
+           (double)(high * wide * PLACES * 2 * rows + wide * 2 * PATCH + AC_CEIL_DIV(high * rows, (int64_t)lim->vw) * GRADIENT);
+}
+
+void ac_conv_bw_winograd_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
+{
+    enum { MOST_X = 16 * 48 * 64, MOST_G = 16 * 48 * 80, MOST_S = 12, TERMS = 48 }; /* as in cl/winograd.cl */
+    int64_t rows = ac_vec_rows(lim), panel = ac_vec_panel(lim), high = 1, wide = 1, tiles, panels, pitch, terms;
+    ac_cv d;
+
+    ac_conv_bw_dims(g, n, &d);
+    tiles = AC_CEIL_DIV(d.K, rows);
+    panels = AC_CEIL_DIV(d.C, panel);
+    for (int64_t i = 1; i <= AC_MIN(tiles, (int64_t)MOST_S); i++)
+        for (int64_t j = 1; j <= AC_MIN(panels, MOST_S / i) && j <= 2; j++)
+            if (time_of(lim, tiles, panels, i, j) < time_of(lim, tiles, panels, high, wide)) {
+                high = i;
+                wide = j;
+            }
+    pitch = AC_CEIL_DIV(rows * high, (int64_t)lim->vw) * lim->vw;
+    terms = AC_MIN(AC_MIN(MOST_X / (PLACES * panel * wide), MOST_G / (PLACES * pitch)), (int64_t)TERMS);
+    ac_def(l, "VW=%d", lim->vw);
+    ac_def(l, "ROWS=%d", (int)rows);
+    for (int k = -1; k < 2; k++)
+        ac_arg_buf(l, k);
+    ac_arg_buf(l, AC_VEC_ZEROS);
+    geometry_args(&d, l);
+    ac_arg_int(l, high);
+    ac_arg_int(l, wide);
+    ac_arg_int(l, terms);
+    ac_one_item_grid(l, AC_CEIL_DIV(panels, wide), AC_CEIL_DIV(tiles, high), 1);
 }
