@@ -33,10 +33,11 @@ void finish(__global float *y, EPILOGUE_PARAMS const float *t, int M, int N, int
  *   y[m, n] = act(sum_k A(m, k) B(k, n) + bias[n] + row[m / row_span, n]) + res[m, n]
  *   GEGLU:  y[m, j] = (v + bias[j]) gelu(w + bias[N/2 + j]),  v, w = columns j and N/2 + j of A B;  y is [M, N/2]
  *
- * Work-item: `run` tiles of ROWS rows below one another x PANEL columns (GEGLU: VW outputs), all of K. Rows beyond M
- * repeat the last one and are not stored.
- * Global size: (panels, runs, batch), panels = ceil(N / PANEL) (GEGLU: ceil(N/2 / VW)), runs = ceil(M / (ROWS run));
- * local 1. run: 1..RUN, as large as leaves work-items for all cores.
+ * Work-item: `run` tiles of ROWS rows below one another x `wide` panels of PANEL columns (GEGLU: VW outputs), all of K.
+ * Rows beyond M repeat the last one and are not stored.
+ * Global size: (ceil(panels / wide), runs, batch), panels = ceil(N / PANEL) (GEGLU: ceil(N/2 / VW)), runs = ceil(M /
+ * (ROWS run)); local 1. run: 1..RUN, as large as leaves work-items for all cores. wide: above 1 only with WT 0 and K <=
+ * DEPTH; then rows are written from end to end, which memory likes better than pieces of them.
  * y_batch, a_batch, b_batch: elements from one product to the next; res moves with y; bias and row are shared.
  * a_row == 1 (A transposed) is about as fast as a_k == 1.
  * -D: VW, WT, ROWS, ACT, BIAS, ROW, RES; GEGLU (with BIAS only).
@@ -44,9 +45,14 @@ void finish(__global float *y, EPILOGUE_PARAMS const float *t, int M, int N, int
  */
 __kernel ONE_ITEM void matmul_vec(__global float *y, __global const float *restrict a,
                                   __global const weight *restrict b, EPILOGUE_PARAMS int M, int N, int K, long a_row,
-                                  long a_k, int row_span, int run, long y_batch, long a_batch, long b_batch)
+                                  long a_k, int row_span, int run, int wide, long y_batch, long a_batch, long b_batch)
 {
-    const int panel = get_global_id(0), m0 = get_global_id(1) * ROWS * run;
+#ifdef GEGLU
+    const int panels = (N / 2 + VW - 1) / VW;
+#else
+    const int panels = (N + PANEL - 1) / PANEL;
+#endif
+    const int panel = get_global_id(0) * wide, beside = min(wide, panels - panel), m0 = get_global_id(1) * ROWS * run;
     const int tiles = min(run, (M - m0 + ROWS - 1) / ROWS);
     const long g = get_global_id(2);
     y += g * y_batch;
@@ -57,22 +63,24 @@ __kernel ONE_ITEM void matmul_vec(__global float *y, __global const float *restr
 #endif
 
     float t[RUN * TILE] ALIGNED;
-    WIDE_PANEL(wide);
+    WIDE_PANEL(weights);
     const int blocks = (K + DEPTH - 1) / DEPTH, depth = (K + blocks - 1) / blocks;
     const int kept = blocks > 1 ? TILE : 0; /* a tile that is made in one go leaves its place to the next */
     for (int k = 0; k < K; k += depth) {
         const int n = min(depth, K - k);
-        widen(wide, b + (long)k * PANEL, n);
+        widen(weights, b + (long)k * PANEL, n);
         for (int j = 0; j < tiles; j++) {
             __global const float *rows[ROWS];
             for (int i = 0; i < ROWS; i++)
                 rows[i] = a + min(m0 + j * ROWS + i, M - 1) * a_row + k * a_k;
             float *tile = t + j * kept;
-            for (int i = 0; k == 0 && i < TILE / VW; i++)
-                put((floatv)(0.0f), tile + i * VW);
-            multiply(tile, rows, a_k, wide, n);
-            if (k + n == K)
-                finish(y, EPILOGUE_ARGS tile, M, N, row_span, m0 + j * ROWS, panel);
+            for (int p = 0; p < beside; p++) {
+                for (int i = 0; k == 0 && i < TILE / VW; i++)
+                    put((floatv)(0.0f), tile + i * VW);
+                multiply(tile, rows, a_k, weights + (long)p * K * PANEL, n);
+                if (k + n == K)
+                    finish(y, EPILOGUE_ARGS tile, M, N, row_span, m0 + j * ROWS, panel + p);
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ int ac_vec_panel(const ac_limits *lim)
 
 /* Tiles that a work-item makes below one another (cl/common.h): as many as share the cost of widening a panel, as long
  * as every compute unit has several work-items. */
-enum { RUN = 12 };
+enum { RUN = 12, DEPTH = 512 };
 
 static int run_length(const ac_limits *lim, int64_t tiles, int64_t panels)
 {
@@ -158,16 +158,19 @@ void ac_matmul_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
     n->in[1] = ac_add_node(g, &ac_op_matmul_pack, &n->in[1], 1, &at);
 }
 
+/* A work-item multiplies its rows with all of B where that is small enough to stay in a core's second cache. */
+enum { CACHED = 1 << 17 }; /* elements */
+
 void ac_matmul_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
     const ac_node *b = ac_at_node(g, n->in[1]);
-    int64_t tiles, panels = b->shape.d[1];
-    int run;
+    int64_t tiles, panels = b->shape.d[1], wide, run;
     ac_mm d;
 
     ac_matmul_dims(g, n, &d);
     tiles = AC_CEIL_DIV(d.M, (int64_t)ac_vec_rows(lim));
-    run = run_length(lim, tiles, panels);
+    wide = b->type == AC_F32 && d.K <= DEPTH && panels * d.K * ac_vec_panel(lim) <= CACHED ? panels : 1;
+    run = run_length(lim, tiles, AC_CEIL_DIV(panels, wide));
     ac_vec_epilogue_defs(lim, n, l);
     ac_def(l, "WT=%d", b->type);
     if (n->at.i[AC_MM_GEGLU])
@@ -183,10 +186,11 @@ void ac_matmul_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node 
     ac_arg_long(l, d.a_k);
     ac_arg_int(l, d.row_span);
     ac_arg_int(l, run);
+    ac_arg_int(l, wide);
     ac_arg_long(l, d.y_batch);
     ac_arg_long(l, d.a_batch);
     ac_arg_long(l, d.b_batch ? panels * d.K * ac_vec_panel(lim) : 0);
-    ac_one_item_grid(l, panels, AC_CEIL_DIV(tiles, (int64_t)run), d.batch);
+    ac_one_item_grid(l, AC_CEIL_DIV(panels, wide), AC_CEIL_DIV(tiles, run), d.batch);
 }
 
 /* ------------------------------------------------------------------------------------------ matmul_tn_vec */
@@ -346,8 +350,6 @@ bool ac_conv_vec_accepts(const ac_limits *lim, const ac_graph *g, const ac_node 
 
 void ac_vec_zeros(ac_graph *g, ac_node *n)
 {
-    enum { DEPTH = 512 }; /* as in cl/common.h */
-
     n->in[AC_VEC_ZEROS] = ac_fill(g, ac_dims(1, DEPTH), 0);
 }
 
