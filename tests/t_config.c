@@ -447,7 +447,7 @@ static void test_round_trip(void **state)
     assert_true(c->optimizer.lr_groups.p[0].factor == 0.1);
     assert_string_equal(c->optimizer.lr_groups.p[1].pattern, "*bias");
     assert_string_equal(c->optimizer.lr_groups.p[2].pattern, "a:b");
-    assert_int_equal(c->loss.loss_weighting, AC_WEIGHT_CAPPED_SNR);
+    assert_int_equal(c->loss.loss_weighting, AC_SNR_CAPPED);
     assert_string_equal(c->checkpoint.resume_from_checkpoint, "latest");
     assert_int_equal(c->checkpoint.save_precision, AC_BF16);
     assert_round_trip(c);

@@ -15,8 +15,7 @@ struct ac_file {
     int fd;
 };
 
-/* An E_IO that names the file and says why, from errno. */
-static int io_fail(ac_diag *dg, const char *what, const char *path)
+int ac_io_fail(ac_diag *dg, const char *what, const char *path)
 {
     return ac_fail(dg, ADDCL_E_IO, "cannot %s '%s': %s", what, path, strerror(errno));
 }
@@ -56,7 +55,7 @@ static int open_temp(ac_file *f, ac_diag *dg)
         if (errno != EEXIST)
             break;
     }
-    return io_fail(dg, "create a temporary file beside", f->target);
+    return ac_io_fail(dg, "create a temporary file beside", f->target);
 }
 
 static int open_target(ac_file *f, ac_diag *dg)
@@ -69,11 +68,11 @@ static int open_target(ac_file *f, ac_diag *dg)
         return ac_fail(dg, ADDCL_E_IO, "cannot write '%s': it is a folder", f->target);
     if (there && !S_ISREG(st.st_mode)) {
         f->fd = open(f->target, O_WRONLY | O_CLOEXEC);
-        return f->fd < 0 ? io_fail(dg, "open", f->target) : 0;
+        return f->fd < 0 ? ac_io_fail(dg, "open", f->target) : 0;
     }
     rc = open_temp(f, dg);
     if (rc == 0 && there && fchmod(f->fd, st.st_mode & 0777) != 0)
-        rc = io_fail(dg, "keep the permissions of", f->target);
+        rc = ac_io_fail(dg, "keep the permissions of", f->target);
     return rc;
 }
 
@@ -109,7 +108,7 @@ int ac_file_write(ac_file *f, const void *data, size_t n, ac_diag *dg)
         if (w < 0 && errno == EINTR)
             continue;
         if (w < 0)
-            return io_fail(dg, "write", f->target);
+            return ac_io_fail(dg, "write", f->target);
         p += w;
         n -= (size_t)w;
     }
@@ -140,17 +139,17 @@ int ac_file_commit(ac_file *f, ac_diag *dg)
     int rc = 0;
 
     if (f->temp && fsync(f->fd) != 0)
-        rc = io_fail(dg, "write", f->target);
+        rc = ac_io_fail(dg, "write", f->target);
     if (close_file(f) != 0 && rc == 0)
-        rc = io_fail(dg, "write", f->target);
+        rc = ac_io_fail(dg, "write", f->target);
     if (rc == 0 && f->temp) {
         if (rename(f->temp, f->target) != 0) {
-            rc = io_fail(dg, "rename the temporary file to", f->target);
+            rc = ac_io_fail(dg, "rename the temporary file to", f->target);
         } else {
             free(f->temp);
             f->temp = NULL;
             if (sync_folder(f->target) != 0)
-                rc = io_fail(dg, "sync the folder of", f->target);
+                rc = ac_io_fail(dg, "sync the folder of", f->target);
         }
     }
     free_file(f);
@@ -190,7 +189,7 @@ static int read_all(int fd, const char *path, size_t hint, size_t max, ac_diag *
         if (r < 0 && errno == EINTR)
             continue;
         if (r < 0)
-            return io_fail(dg, "read", path);
+            return ac_io_fail(dg, "read", path);
         s->n += (size_t)r;
         s->p[s->n] = '\0';
         if (s->n > max)
@@ -209,9 +208,9 @@ int ac_file_read(const char *path, size_t max, ac_diag *dg, char **data, size_t 
     *data = NULL;
     *n = 0;
     if (fd < 0)
-        return io_fail(dg, "open", path);
+        return ac_io_fail(dg, "open", path);
     if (fstat(fd, &st) != 0)
-        rc = io_fail(dg, "read", path);
+        rc = ac_io_fail(dg, "read", path);
     else if (st.st_size > 0 && (uintmax_t)st.st_size > max)
         rc = ac_fail(dg, ADDCL_E_FORMAT, "'%s' is too large: %jd bytes, at most %zu are read", path,
                      (intmax_t)st.st_size, max);
@@ -244,4 +243,19 @@ char *ac_path_join(const char *dir, const char *name)
     size_t n = strlen(dir);
 
     return ac_printf("%s%s%s", dir, n > 0 && dir[n - 1] != '/' ? "/" : "", name);
+}
+
+size_t ac_path_folder(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? (size_t)(slash - path) + 1 : 0;
+}
+
+int ac_file_save_text(const char *dir, const char *name, const char *text, ac_diag *dg)
+{
+    char *path = ac_path_join(dir, name);
+    int rc = path ? ac_file_save(path, text, strlen(text), dg) : ac_nomem(dg, strlen(dir));
+
+    free(path);
+    return rc;
 }

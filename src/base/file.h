@@ -14,14 +14,21 @@ AC_CHECK_RESULT int ac_file_write(ac_file *f, const void *data, size_t n, ac_dia
 AC_CHECK_RESULT int ac_file_commit(ac_file *f, ac_diag *dg);
 /* Gives up: removes the temporary file, leaves the target as it was. Accepts NULL. */
 void ac_file_abort(ac_file *f);
+/* An E_IO that names the file and says why, from errno: "cannot <what> '<path>': ...". */
+int ac_io_fail(ac_diag *dg, const char *what, const char *path);
 /* begin, write, commit in one call. */
 AC_CHECK_RESULT int ac_file_save(const char *path, const void *data, size_t n, ac_diag *dg);
+
+/* The text as file `name` of a folder. */
+AC_CHECK_RESULT int ac_file_save_text(const char *dir, const char *name, const char *text, ac_diag *dg);
 
 /* The content of a file of at most `max` bytes in new memory (free()), with a NUL behind it that *n does not count. */
 AC_CHECK_RESULT int ac_file_read(const char *path, size_t max, ac_diag *dg, char **data, size_t *n);
 
 bool ac_exists(const char *path); /* anything that can be reached */
 bool ac_is_dir(const char *path);
+/* Bytes of `path` up to its last name: "a/b" -> 2, "b" -> 0. */
+size_t ac_path_folder(const char *path);
 /* "dir/name" in new memory; NULL when memory is short. An empty dir gives name alone. */
 char *ac_path_join(const char *dir, const char *name);
 

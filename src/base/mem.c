@@ -80,6 +80,21 @@ char *ac_printf(const char *fmt, ...)
     return p;
 }
 
+bool ac_ends_with(const char *s, const char *end)
+{
+    size_t n = strlen(s), m = strlen(end);
+    return n >= m && strcmp(s + n - m, end) == 0;
+}
+
+uint64_t ac_fnv(uint64_t h, const void *data, size_t n)
+{
+    const unsigned char *c = data;
+
+    for (size_t i = 0; i < n; i++)
+        h = (h ^ c[i]) * 0x100000001b3u;
+    return h;
+}
+
 int ac_nomem(ac_diag *dg, size_t bytes)
 {
     return ac_fail(dg, ADDCL_E_NOMEM, "out of memory: %zu bytes of host memory could not be allocated", bytes);

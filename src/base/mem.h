@@ -16,6 +16,10 @@ char *ac_strdup(const char *s);
 char *ac_strndup(const char *s, size_t n);
 /* printf into new memory; NULL when memory is short. */
 char *ac_printf(const char *fmt, ...) AC_PRINTF(1, 2);
+bool ac_ends_with(const char *s, const char *end);
+/* Goes on with a hash (FNV-1a) from h; AC_FNV: begins one. */
+#define AC_FNV 0xcbf29ce484222325u
+uint64_t ac_fnv(uint64_t h, const void *data, size_t n);
 /* Reports that n bytes could not be had; returns ADDCL_E_NOMEM. */
 int ac_nomem(ac_diag *dg, size_t bytes);
 

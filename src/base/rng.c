@@ -203,3 +203,18 @@ void ac_mix_fill(uint64_t *state, float *out, size_t n)
     for (size_t i = 0; i < n; i++)
         out[i] = (float)(ac_mix(state) >> 40) * 0x1p-23f - 1;
 }
+
+double ac_mix_uniform(uint64_t *state)
+{
+    return (double)(ac_mix(state) >> 11) * 0x1p-53;
+}
+
+void ac_mix_normal(uint64_t *state, float *out, size_t n)
+{
+    for (size_t i = 0; i < n; i += 2) {
+        double radius = sqrt(-2 * log(1 - ac_mix_uniform(state))), turn = 2 * M_PI * ac_mix_uniform(state);
+        out[i] = (float)(radius * cos(turn));
+        if (i + 1 < n)
+            out[i + 1] = (float)(radius * sin(turn));
+    }
+}

@@ -44,5 +44,8 @@ void ac_rng_rand(ac_rng *rng, float *out, size_t n);
 uint64_t ac_mix(uint64_t *state);
 /* n floats, uniform in [-1,1). */
 void ac_mix_fill(uint64_t *state, float *out, size_t n);
+double ac_mix_uniform(uint64_t *state); /* [0,1), 53 bits */
+/* n unit normals (Box and Muller 1958). */
+void ac_mix_normal(uint64_t *state, float *out, size_t n);
 
 #endif

@@ -43,11 +43,6 @@ void ac_buf_free(ac_dev *dev, ac_buf *b)
     free(b);
 }
 
-size_t ac_buf_size(const ac_buf *b)
-{
-    return b->bytes;
-}
-
 int ac_buf_write(ac_dev *dev, ac_buf *b, size_t offset, const void *src, size_t bytes)
 {
     int rc = 0;

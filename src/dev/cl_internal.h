@@ -39,7 +39,7 @@ struct ac_dev {
     AC_VEC(prog) progs;
     AC_VEC(kern) kerns;
     uint64_t used, peak;
-    unsigned builds, queued;
+    unsigned queued;
     bool lost;      /* the driver gave up: no further CL calls, no clean-up (portability: a dead context may hang) */
     char *cache;    /* folder of program binaries, NULL: off */
 };

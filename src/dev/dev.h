@@ -40,7 +40,6 @@ ac_diag *ac_dev_diag(const ac_dev *dev);
 /* ---- buffers. Every buffer is counted; none may exceed limits.max_alloc. */
 int ac_buf_new(ac_dev *dev, size_t bytes, ac_buf **out) AC_CHECK_RESULT;
 void ac_buf_free(ac_dev *dev, ac_buf *buf);
-size_t ac_buf_size(const ac_buf *buf);
 /* Blocking transfers, staged in blocks of at most 64 MiB. */
 int ac_buf_write(ac_dev *dev, ac_buf *buf, size_t offset, const void *src, size_t bytes) AC_CHECK_RESULT;
 int ac_buf_read(ac_dev *dev, const ac_buf *buf, size_t offset, void *dst, size_t bytes) AC_CHECK_RESULT;
@@ -117,8 +116,6 @@ int ac_launch_build(ac_dev *dev, ac_launch *l, size_t *max_wg) AC_CHECK_RESULT;
 int ac_launch_run(ac_dev *dev, ac_launch *l, ac_buf *out, ac_buf *const *in, double *seconds) AC_CHECK_RESULT;
 /* Waits for everything enqueued. */
 int ac_dev_finish(ac_dev *dev) AC_CHECK_RESULT;
-/* Number of programs compiled so far. */
-unsigned ac_dev_builds(const ac_dev *dev);
 
 /* Was the library built with CLBlast? */
 bool ac_blas_available(void);

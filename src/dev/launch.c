@@ -134,7 +134,3 @@ out:
     return rc;
 }
 
-unsigned ac_dev_builds(const ac_dev *dev)
-{
-    return dev->builds;
-}

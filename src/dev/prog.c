@@ -186,7 +186,6 @@ static int build(ac_dev *dev, char *const text[2], const char *file, const char 
         rc = build_failed(dev, p, e, file, options);
         goto out;
     }
-    dev->builds++;
     *out = p;
     p = NULL;
 out:

@@ -7,6 +7,7 @@
 #define AC_TRAIN_CONFIG_H
 
 #include "base/half.h"
+#include "diff/loss.h"
 #include "diff/schedule.h"
 #include "io/dataset.h"
 
@@ -38,12 +39,6 @@ typedef enum ac_train_predict {
 } ac_train_predict;
 typedef enum ac_optimizer { AC_OPTIM_ADAMW, AC_OPTIM_ADAM } ac_optimizer;
 typedef enum ac_lr_scheduler { AC_LR_CONSTANT, AC_LR_LINEAR, AC_LR_COSINE } ac_lr_scheduler;
-/* Weight of a sample's loss at the signal-to-noise ratio S = alpha^2 / sigma^2, g = snr_gamma. */
-typedef enum ac_weighting {
-    AC_WEIGHT_NONE,      /* 1 */
-    AC_WEIGHT_MIN_SNR,   /* Hang et al. 2023: min(S, g), / S for noise prediction, / (S + 1) for v prediction */
-    AC_WEIGHT_CAPPED_SNR /* min(1, g / (S + 1)) */
-} ac_weighting;
 
 /* Texts and paths are never NULL: "" is none. Paths are absolute or relative to the working directory of the process;
  * what the user wrote was relative to run.base_dir. The struct owns everything it points to. */
@@ -106,7 +101,7 @@ typedef struct ac_train_cfg {
     struct {
         double l1_weight, l2_weight, edge_weight, kl_weight, adversarial_weight;
         int64_t adversarial_start;
-        ac_weighting loss_weighting;
+        ac_snr_weight loss_weighting;
         double snr_gamma;
         bool zero_terminal_snr;
         bool stratified_timesteps;

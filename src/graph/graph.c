@@ -230,23 +230,14 @@ int ac_var_read(const ac_var *v, void *data)
 
 /* ------------------------------------------------------------------------------------------ sharing */
 
-static uint64_t mix(uint64_t h, const void *p, size_t n)
-{
-    const unsigned char *c = p;
-    for (size_t i = 0; i < n; i++)
-        h = (h ^ c[i]) * 0x100000001b3u; /* FNV-1a */
-    return h;
-}
-
 static uint64_t hash(const ac_node *n)
 {
-    uint64_t h = 0xcbf29ce484222325u;
-    h = mix(h, &n->op, sizeof n->op);
-    h = mix(h, n->in, sizeof n->in);
-    h = mix(h, &n->at, sizeof n->at);
-    h = mix(h, &n->salt, sizeof n->salt);
-    h = mix(h, &n->var, sizeof n->var);
-    return mix(h, &n->src, sizeof n->src);
+    uint64_t h = ac_fnv(AC_FNV, &n->op, sizeof n->op);
+    h = ac_fnv(h, n->in, sizeof n->in);
+    h = ac_fnv(h, &n->at, sizeof n->at);
+    h = ac_fnv(h, &n->salt, sizeof n->salt);
+    h = ac_fnv(h, &n->var, sizeof n->var);
+    return ac_fnv(h, &n->src, sizeof n->src);
 }
 
 static bool equal(const ac_node *a, const ac_node *b)

@@ -22,11 +22,6 @@ struct ac_folder {
     char *path, *temp, *old, *parent;
 };
 
-static int io_fail(ac_diag *dg, const char *what, const char *path)
-{
-    return ac_fail(dg, ADDCL_E_IO, "cannot %s '%s': %s", what, path, strerror(errno));
-}
-
 int ac_folder_make(const char *path, ac_diag *dg)
 {
     char *p = ac_strdup(path);
@@ -40,7 +35,7 @@ int ac_folder_make(const char *path, ac_diag *dg)
             continue;
         *s = '\0';
         if (mkdir(p, 0777) != 0 && !(errno == EEXIST && ac_is_dir(p)))
-            rc = io_fail(dg, "make the folder", p);
+            rc = ac_io_fail(dg, "make the folder", p);
         *s = end;
         if (end == '\0')
             break;
@@ -54,31 +49,24 @@ int ac_folder_sync(const char *path, ac_diag *dg)
     int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
 
     if (fd < 0)
-        return io_fail(dg, "open the folder", path);
+        return ac_io_fail(dg, "open the folder", path);
     if (fsync(fd) != 0 && errno != EINVAL) /* EINVAL: the file system knows no fsync of folders */
-        rc = io_fail(dg, "sync the folder", path);
+        rc = ac_io_fail(dg, "sync the folder", path);
     close(fd);
     return rc;
 }
 
 /* --------------------------------------------------------------------------------------------------------- names */
 
-/* Bytes of `path` up to its last name: "a/b" -> 2. */
-static size_t parent_length(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash ? (size_t)(slash - path) + 1 : 0;
-}
-
 static char *parent_of(const char *path)
 {
-    size_t n = parent_length(path);
+    size_t n = ac_path_folder(path);
     return n ? ac_strndup(path, n) : ac_strdup(".");
 }
 
 static char *hidden_name(const char *path, const char *kind)
 {
-    size_t n = parent_length(path);
+    size_t n = ac_path_folder(path);
     return ac_printf("%.*s.%s.%s-%ld", (int)n, path, path + n, kind, (long)getpid());
 }
 
@@ -122,7 +110,7 @@ int ac_folder_remove(const char *path, ac_diag *dg)
         return ac_nomem(dg, strlen(path) + 32);
     remove_tree(trash);
     if (rename(path, trash) != 0)
-        rc = io_fail(dg, "remove the folder", path);
+        rc = ac_io_fail(dg, "remove the folder", path);
     else
         remove_tree(trash);
     free(trash);
@@ -154,7 +142,7 @@ int ac_folder_begin(const char *path, ac_diag *dg, ac_folder **out)
     } else {
         remove_tree(f->temp);
         if (mkdir(f->temp, 0777) != 0)
-            rc = io_fail(dg, "make the folder", f->temp);
+            rc = ac_io_fail(dg, "make the folder", f->temp);
     }
     if (rc < 0)
         free_folder(f);
@@ -176,10 +164,10 @@ static int take_place(const ac_folder *f, ac_diag *dg)
     if (replace) {
         remove_tree(f->old);
         if (rename(f->path, f->old) != 0)
-            return io_fail(dg, "replace the folder", f->path);
+            return ac_io_fail(dg, "replace the folder", f->path);
     }
     if (rename(f->temp, f->path) != 0) {
-        int rc = io_fail(dg, "rename the finished folder to", f->path);
+        int rc = ac_io_fail(dg, "rename the finished folder to", f->path);
         if (replace)
             (void)rename(f->old, f->path); /* else recovery does it */
         return rc;
@@ -233,7 +221,7 @@ static int give_back(const char *path, const char *parent, const char *name, ac_
     else if (ac_exists(plain))
         remove_tree(path);
     else if (rename(path, plain) != 0)
-        rc = io_fail(dg, "give its name back to", path);
+        rc = ac_io_fail(dg, "give its name back to", path);
     free(plain);
     return rc;
 }
@@ -266,7 +254,7 @@ int ac_folder_recover(const char *parent, ac_diag *dg)
     int rc = 0;
 
     if (!d)
-        return io_fail(dg, "open the folder", parent);
+        return ac_io_fail(dg, "open the folder", parent);
     while (rc == 0 && (e = readdir(d)))
         rc = recover_one(parent, e->d_name, dg);
     closedir(d);

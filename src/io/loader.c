@@ -10,7 +10,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define THREADS_MAX 256
 #define AHEAD_MAX   4096
@@ -28,7 +27,6 @@ struct ac_loader {
     slot *slot;
     size_t n_threads; /* running */
     pthread_t *thread;
-    double waited; /* seconds */
     atomic_bool stop;
 
     pthread_mutex_t lock; /* guards all below and slot[].ready */
@@ -232,17 +230,8 @@ out:
     return rc;
 }
 
-static double seconds(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 int ac_loader_next(ac_loader *l, ac_diag *dg, const ac_batch **batch)
 {
-    double begin = seconds();
     slot *s;
     int rc;
 
@@ -257,15 +246,9 @@ int ac_loader_next(ac_loader *l, ac_diag *dg, const ac_batch **batch)
         pthread_cond_broadcast(&l->changed);
     }
     pthread_mutex_unlock(&l->lock);
-    l->waited += seconds() - begin;
     ac_data_note_broken(l->data, dg);
     *batch = rc == 0 ? &s->batch : NULL;
     return rc == 0 ? 0 : ac_fail(dg, rc, "%s", l->error.msg);
-}
-
-double ac_loader_waited(const ac_loader *l)
-{
-    return l->waited;
 }
 
 void ac_loader_close(ac_loader *l)

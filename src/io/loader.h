@@ -34,8 +34,6 @@ AC_CHECK_RESULT int ac_loader_open(ac_data *d, const ac_loader_opts *opts, ac_di
 /* The next batch, good until the next call or the close. After an error every call gives that error. Notes in `dg` name
  * the broken pictures met since the last call. */
 AC_CHECK_RESULT int ac_loader_next(ac_loader *l, ac_diag *dg, const ac_batch **batch);
-/* Seconds that ac_loader_next has waited for its threads in all. */
-double ac_loader_waited(const ac_loader *l);
 /* Stops the threads wherever they are. Accepts NULL. */
 void ac_loader_close(ac_loader *l);
 

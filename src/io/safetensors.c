@@ -322,16 +322,9 @@ out:
 
 /* ------------------------------------------------------------------------------------------------ shards */
 
-/* Length of the folder part of a path, "/" included; 0: none. */
-static size_t folder_length(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash ? (size_t)(slash - path) + 1 : 0;
-}
-
 static int stat_folder(const char *path, ac_diag *dg, struct stat *sb)
 {
-    char *folder = ac_printf("%.*s.", (int)folder_length(path), path);
+    char *folder = ac_printf("%.*s.", (int)ac_path_folder(path), path);
     int rc = 0;
 
     if (!folder)
@@ -373,7 +366,7 @@ out:
 /* Adds the shard called `name` unless it is there already. */
 static int add_shard(ac_st *st, const char *index, const char *name, ac_diag *dg)
 {
-    size_t n = folder_length(index);
+    size_t n = ac_path_folder(index);
     char *path;
     int rc;
 
@@ -436,7 +429,7 @@ static int open_index(ac_st *st, const char *path, ac_diag *dg)
     json_object_foreach(map.obj, name, shard)
     {
         const ac_st_tensor *t = ac_st_find(st, name);
-        if (!t || strcmp(st->file.p[t->file].path + folder_length(path), json_string_value(shard)) != 0) {
+        if (!t || strcmp(st->file.p[t->file].path + ac_path_folder(path), json_string_value(shard)) != 0) {
             rc = ac_fail(dg, ADDCL_E_FORMAT, "%s: tensor '%.200s' is not in shard '%.200s'", path, name,
                          json_string_value(shard));
             goto out;
@@ -449,12 +442,6 @@ out:
 
 /* ------------------------------------------------------------------------------------------------ reader */
 
-static bool ends_with(const char *s, const char *end)
-{
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 int ac_st_open(const char *path, ac_diag *dg, ac_st **out)
 {
     ac_st *st = ac_calloc(1, sizeof *st);
@@ -464,7 +451,7 @@ int ac_st_open(const char *path, ac_diag *dg, ac_st **out)
     if (!st)
         return ac_nomem(dg, sizeof *st);
     st->page = (size_t)sysconf(_SC_PAGESIZE);
-    if (ends_with(path, ".json")) {
+    if (ac_ends_with(path, ".json")) {
         AC_TRY(open_index(st, path, dg));
     } else {
         AC_TRY(add_file(st, path, dg));

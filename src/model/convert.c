@@ -500,15 +500,6 @@ static int make_dir(const char *dir, const char *name, ac_diag *dg)
     return rc;
 }
 
-static int save(const char *dir, const char *name, const char *text, ac_diag *dg)
-{
-    char *path = ac_path_join(dir, name);
-    int rc = path ? ac_file_save(path, text, strlen(text), dg) : ac_nomem(dg, strlen(dir));
-
-    free(path);
-    return rc;
-}
-
 static int write_configs(const bundle *b, const char *dir, ac_diag *dg)
 {
     for (size_t i = 0; i < AC_LEN(config_files); i++) {
@@ -517,7 +508,7 @@ static int write_configs(const bundle *b, const char *dir, ac_diag *dg)
         int rc = config && !text ? ac_nomem(dg, sizeof *config) : 0;
 
         if (text)
-            rc = save(dir, config_files[i].file, text, dg);
+            rc = ac_file_save_text(dir, config_files[i].file, text, dg);
         free(text);
         if (rc < 0)
             return rc;
@@ -537,7 +528,7 @@ static int write_texts(const bundle *b, const char *dir, const char *clip_dir, a
         if (!name) {
             rc = ac_nomem(dg, AC_NAME_MAX);
         } else if (b->text[i]) {
-            rc = save(dir, name, b->text[i], dg);
+            rc = ac_file_save_text(dir, name, b->text[i], dg);
         } else if (!json_object_get(b->configs, text_files[i].folder)) {
             rc = 0;
         } else if (!clip_dir) {
@@ -545,7 +536,7 @@ static int write_texts(const bundle *b, const char *dir, const char *clip_dir, a
         } else if (!(source = ac_path_join(clip_dir, text_files[i].file))) {
             rc = ac_nomem(dg, strlen(clip_dir));
         } else if ((rc = ac_file_read(source, TEXT_MAX, dg, &text, &n)) == 0) {
-            rc = save(dir, name, text, dg);
+            rc = ac_file_save_text(dir, name, text, dg);
         }
         free(text);
         free(source);
@@ -567,7 +558,7 @@ static int write_card(const bundle *b, const char *dir, ac_diag *dg)
     if (s.failed)
         rc = ac_nomem(dg, s.n);
     else if (b->marks.n)
-        rc = save(dir, "README.md", s.p, dg);
+        rc = ac_file_save_text(dir, "README.md", s.p, dg);
     ac_str_free(&s);
     return rc;
 }

@@ -73,19 +73,13 @@ static bool starts_with(const char *s, const char *prefix)
     return strncmp(s, prefix, strlen(prefix)) == 0;
 }
 
-static bool ends_with(const char *s, const char *end)
-{
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 static bool is_ignored(const char *name)
 {
     for (size_t i = 0; i < AC_LEN(ignored_begin); i++)
         if (starts_with(name, ignored_begin[i]))
             return true;
     for (size_t i = 0; i < AC_LEN(ignored_end); i++)
-        if (ends_with(name, ignored_end[i]))
+        if (ac_ends_with(name, ignored_end[i]))
             return true;
     return false;
 }

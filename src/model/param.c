@@ -41,31 +41,16 @@ int64_t ac_params_count(const ac_params *s)
 
 /* ------------------------------------------------------------------------------------------ initial values */
 
-static bool ends(const char *s, const char *with)
-{
-    size_t n = strlen(s), m = strlen(with);
-    return n >= m && !strcmp(s + n - m, with);
-}
-
 /* Layers whose output joins a residual stream, or is the network's: they start at zero, so that every block starts as the
  * identity (as in the published latent diffusion code). */
 static bool starts_at_zero(const char *part, const char *name)
 {
-    return !strcmp(part, "unet") && (ends(name, ".conv2.weight") || ends(name, ".proj_out.weight") || !strcmp(name, "conv_out.weight"));
+    return !strcmp(part, "unet") && (ac_ends_with(name, ".conv2.weight") || ac_ends_with(name, ".proj_out.weight") || !strcmp(name, "conv_out.weight"));
 }
 
 static bool is_table(const char *name)
 {
-    return strstr(name, "embedding.weight") || ends(name, "cls_token") || ends(name, "class_embedding") || ends(name, "mask_token") || strstr(name, "position_embeddings");
-}
-
-static uint64_t name_stream(const char *name)
-{
-    uint64_t h = 0xcbf29ce484222325u;
-
-    for (; *name; name++)
-        h = (h ^ (unsigned char)*name) * 0x100000001b3u; /* FNV-1a */
-    return h;
+    return strstr(name, "embedding.weight") || ac_ends_with(name, "cls_token") || ac_ends_with(name, "class_embedding") || ac_ends_with(name, "mask_token") || strstr(name, "position_embeddings");
 }
 
 /* Weights of linear layers and convolutions are uniform in +-1/sqrt(fan in), PyTorch's default; tables are normal with
@@ -74,21 +59,21 @@ static uint64_t name_stream(const char *name)
 static void initial_values(const ac_params *s, const char *name, const ac_shape *shape, float *x)
 {
     size_t n = (size_t)ac_count(shape);
-    uint64_t state = s->seed ^ name_stream(name);
+    uint64_t state = s->seed ^ ac_fnv(AC_FNV, name, strlen(name));
     double bound = sqrt((double)shape->d[0] / (double)n);
 
-    if (ends(name, "logit_scale")) {
+    if (ac_ends_with(name, "logit_scale")) {
         x[0] = (float)s->logit_scale;
     } else if (is_table(name)) {
-        for (size_t i = 0; i < n; i++) /* Box and Muller */
-            x[i] = (float)(0.02 * sqrt(-2 * log((double)((ac_mix(&state) >> 11) + 1) * 0x1p-53)) *
-                           cos(2 * M_PI * (double)(ac_mix(&state) >> 11) * 0x1p-53));
+        ac_mix_normal(&state, x, n);
+        for (size_t i = 0; i < n; i++)
+            x[i] *= 0.02f;
     } else if (shape->n == 1) {
         for (size_t i = 0; i < n; i++)
-            x[i] = ends(name, "bias") ? 0 : 1;
+            x[i] = ac_ends_with(name, "bias") ? 0 : 1;
     } else if (!starts_at_zero(s->part, name)) {
         for (size_t i = 0; i < n; i++)
-            x[i] = (float)(bound * ((double)(ac_mix(&state) >> 11) * 0x1p-52 - 1));
+            x[i] = (float)(bound * (2 * ac_mix_uniform(&state) - 1));
     }
 }
 
@@ -119,7 +104,7 @@ out:
 
 static int add_parameter(ac_params *s, const char *name, const ac_shape *shape)
 {
-    ac_parameter p = {.name = ac_strdup(name), .lr = 1};
+    ac_parameter p = {.name = ac_strdup(name)};
     int rc = p.name ? 0 : ac_nomem(s->dg, strlen(name));
 
     AC_TRY(rc);

@@ -13,7 +13,6 @@ typedef struct ac_parameter {
     ac_var *m, *v;       /* Adam's moments; NULL: not trained (yet) */
     ac_var *ema;         /* running average of w; NULL: none is kept */
     ac_var *grad;        /* sum of gradients over micro-steps and ranks; NULL: the step needs none */
-    double lr;           /* multiplier of the learning rate */
 } ac_parameter;
 
 /* The parameters of one part of a model, made when a graph first asks for them. */

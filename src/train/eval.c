@@ -56,6 +56,24 @@ void ac_eval_free(ac_batch *b)
     memset(b, 0, sizeof *b);
 }
 
+int ac_eval_each(ac_training *r, ac_exec *x, ac_split split, ac_eval_fn fn, void *user, size_t *seen)
+{
+    size_t B = (size_t)r->cfg->data.train_batch_size, n = ac_eval_count(r);
+    int rc = 0;
+
+    *seen = 0;
+    for (size_t k = 0; k < n; k += B) {
+        ac_batch b;
+        AC_TRY(ac_eval_batch(r, split, k, AC_MIN(B, n - k), &b));
+        rc = fn(r, x, &b, k, user);
+        *seen += b.n;
+        ac_eval_free(&b);
+        AC_TRY(rc);
+    }
+out:
+    return rc;
+}
+
 int ac_quiet_sample(ac_training *r, const addcl_sample_opts *o)
 {
     addcl_progress_fn progress = r->ctx->progress;

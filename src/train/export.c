@@ -8,19 +8,10 @@
 
 static const ac_st_dtype dtypes[] = {[AC_F32] = AC_ST_F32, [AC_F16] = AC_ST_F16, [AC_BF16] = AC_ST_BF16};
 
-static int save_text(const char *dir, const char *name, const char *text, ac_diag *dg)
-{
-    char *path = ac_path_join(dir, name);
-    int rc = path ? ac_file_save(path, text, strlen(text), dg) : ac_nomem(dg, strlen(dir));
-
-    free(path);
-    return rc;
-}
-
 static int save_json(const char *dir, const char *name, const json_t *j, ac_diag *dg)
 {
     char *text = ac_json_text(j, JSON_INDENT(2));
-    int rc = text ? save_text(dir, name, text, dg) : ac_nomem(dg, sizeof *j);
+    int rc = text ? ac_file_save_text(dir, name, text, dg) : ac_nomem(dg, sizeof *j);
 
     free(text);
     return rc;
@@ -151,7 +142,7 @@ static int copy_file(const char *from, const char *to, const char *name, ac_diag
     if (source && ac_exists(source)) {
         rc = ac_file_read(source, MOST, dg, &text, &n);
         if (rc == 0)
-            rc = save_text(to, name, text, dg);
+            rc = ac_file_save_text(to, name, text, dg);
     }
     free(text);
     free(source);
@@ -189,8 +180,8 @@ static int export_carried(ac_training *r, int i, const char *to, bool *has)
     *has = vocab && merges;
     if (!*has)
         return 0;
-    AC_TRY(save_text(to, "vocab.json", vocab, r->dg));
-    AC_TRY(save_text(to, "merges.txt", merges, r->dg));
+    AC_TRY(ac_file_save_text(to, "vocab.json", vocab, r->dg));
+    AC_TRY(ac_file_save_text(to, "merges.txt", merges, r->dg));
     if (config)
         AC_TRY(save_json(to, "tokenizer_config.json", config, r->dg));
     if (special)

@@ -151,29 +151,23 @@ static void close_clip(ac_training *r)
 
 /* ------------------------------------------------------------------------------------------ graph */
 
-static ac_net net_of(ac_training *r, ac_graph *g, int set, ac_weights *w)
-{
-    *w = (ac_weights){.train = &r->sets[set], .part = r->sets[set].part, .dg = r->dg};
-    return (ac_net){.g = g, .w = w, .checkpoint = g->training && r->cfg->model.gradient_checkpointing};
-}
-
 /* Embeddings [B,D] of both. The weights' constants (w) must live until the graph is made ready. */
 static void towers(ac_training *r, ac_graph *g, int B, ac_weights w[2], ac_id *image, ac_id *text)
 {
     const clip *c = r->method;
     ac_id pixels = ac_input(g, "image", AC_F32, ac_dims(4, B, c->side, c->side, 3));
     ac_id ids = ac_input(g, "ids", AC_I32, ac_dims(2, B, c->T)), eos = ac_input(g, "eos", AC_I32, ac_dims(2, B, 1));
-    ac_net m = net_of(r, g, IMAGE, &w[IMAGE]);
+    ac_net m = ac_train_net(r, g, IMAGE, &w[IMAGE]);
 
     *image = ac_vit(&m, &c->vit, pixels).embeds;
-    m = net_of(r, g, TEXT, &w[TEXT]);
+    m = ac_train_net(r, g, TEXT, &w[TEXT]);
     *text = ac_clip_text(&m, &c->text, ids, eos).pooled;
 }
 
 static ac_id loss(ac_training *r, ac_graph *g, int B)
 {
     clip *c = r->method;
-    ac_net m = net_of(r, g, IMAGE, &c->w[IMAGE]);
+    ac_net m = ac_train_net(r, g, IMAGE, &c->w[IMAGE]);
     ac_id image, text, scale = ac_exp(g, ac_clamp(g, nn_weight(&m, "logit_scale", 1, 1), -20, log(r->cfg->loss.logit_scale_max)));
 
     towers(r, g, B, c->w, &image, &text);
@@ -206,29 +200,28 @@ out:
 
 /* ------------------------------------------------------------------------------------------ validation */
 
-/* Embeddings of all samples of a split that validation looks at: [n,D] each. */
-static int embed_split(ac_training *r, ac_exec *x, ac_split split, float *image, float *text, size_t *n)
+/* Embeddings of a split's samples, [n,D] each. */
+typedef struct embedded {
+    float *image, *text, *batch;
+    size_t n;
+} embedded;
+
+static int embed_batch(ac_training *r, ac_exec *x, const ac_batch *b, size_t k, void *user)
 {
     const clip *m = r->method;
-    size_t B = (size_t)m->B, D = (size_t)m->vit.projection, all = ac_eval_count(r);
-    float *y = ac_calloc(B * D, sizeof *y);
-    int rc = y ? 0 : ac_nomem(r->dg, B * D * sizeof *y);
+    size_t B = (size_t)m->B, D = (size_t)m->vit.projection;
+    embedded *e = user;
+    int rc;
 
-    *n = 0;
-    for (size_t k = 0; k < all && rc == 0; k += B) {
-        ac_batch b;
-        AC_TRY(ac_eval_batch(r, split, k, AC_MIN(B, all - k), &b));
-        rc = feed(r, x, &b);
-        rc = rc < 0 ? rc : ac_run(x);
-        rc = rc < 0 ? rc : ac_fetch(x, "image", y, B * D * sizeof *y);
-        memcpy(image + *n * D, y, b.n * D * sizeof *y);
-        rc = rc < 0 ? rc : ac_fetch(x, "text", y, B * D * sizeof *y);
-        memcpy(text + *n * D, y, b.n * D * sizeof *y);
-        *n += b.n;
-        ac_eval_free(&b);
-    }
+    (void)k;
+    AC_TRY(feed(r, x, b));
+    AC_TRY(ac_run(x));
+    AC_TRY(ac_fetch(x, "image", e->batch, B * D * sizeof *e->batch));
+    memcpy(e->image + e->n * D, e->batch, b->n * D * sizeof *e->batch);
+    AC_TRY(ac_fetch(x, "text", e->batch, B * D * sizeof *e->batch));
+    memcpy(e->text + e->n * D, e->batch, b->n * D * sizeof *e->batch);
+    e->n += b->n;
 out:
-    free(y);
     return rc;
 }
 
@@ -249,22 +242,25 @@ static int recall(ac_training *r, ac_exec *x, ac_split split, double *share)
 {
     const clip *m = r->method;
     size_t D = (size_t)m->vit.projection, all = ac_eval_count(r), n, hits = 0;
-    float *image = ac_calloc(all * D + 1, sizeof *image), *text = ac_calloc(all * D + 1, sizeof *text);
-    int rc = image && text ? 0 : ac_nomem(r->dg, all * D * sizeof *image);
+    embedded e = {.image = ac_calloc(all * D + 1, sizeof(float)),
+                  .text = ac_calloc(all * D + 1, sizeof(float)),
+                  .batch = ac_calloc((size_t)m->B * D, sizeof(float))};
+    int rc = e.image && e.text && e.batch ? 0 : ac_nomem(r->dg, all * D * sizeof(float));
 
     AC_TRY(rc);
-    AC_TRY(embed_split(r, x, split, image, text, &n));
+    AC_TRY(ac_eval_each(r, x, split, embed_batch, &e, &n));
     for (size_t i = 0; i < n; i++) {
-        double own = cosine(image + i * D, text + i * D, D);
+        double own = cosine(e.image + i * D, e.text + i * D, D);
         bool nearest = true;
         for (size_t k = 0; k < n && nearest; k++)
-            nearest = k == i || cosine(image + i * D, text + k * D, D) < own;
+            nearest = k == i || cosine(e.image + i * D, e.text + k * D, D) < own;
         hits += nearest;
     }
     *share = n ? (double)hits / (double)n : NAN;
 out:
-    free(image);
-    free(text);
+    free(e.image);
+    free(e.text);
+    free(e.batch);
     return rc;
 }
 

@@ -141,12 +141,6 @@ static void close_diffusion(ac_training *r)
 
 /* ------------------------------------------------------------------------------------------ graph */
 
-static ac_net net_of(ac_training *r, ac_graph *g, int set, ac_weights *w)
-{
-    *w = (ac_weights){.train = &r->sets[set], .part = r->sets[set].part, .dg = r->dg};
-    return (ac_net){.g = g, .w = w, .checkpoint = g->training && r->cfg->model.gradient_checkpointing};
-}
-
 static ac_id loss(ac_training *r, ac_graph *g, int B)
 {
     const diffusion *d = r->method;
@@ -157,7 +151,7 @@ static ac_id loss(ac_training *r, ac_graph *g, int B)
     ac_net m;
 
     if (d->text_trained) {
-        m = net_of(r, g, 1, &w);
+        m = ac_train_net(r, g, 1, &w);
         in.ctx = ac_clip_text(&m, &r->model->clip[0], ac_input(g, "ids", AC_I32, ac_dims(2, B, d->T)), AC_NONE).last;
     } else {
         in.ctx = ac_input(g, "ctx", AC_F32, ac_dims(3, B, d->T, u->context));
@@ -166,7 +160,7 @@ static ac_id loss(ac_training *r, ac_graph *g, int B)
         in.pooled = ac_input(g, "pooled", AC_F32, ac_dims(2, B, u->pooled));
         in.time_ids = ac_input(g, "time_ids", AC_F32, ac_dims(2, B, 6));
     }
-    m = net_of(r, g, 0, &w);
+    m = ac_train_net(r, g, 0, &w);
     return ac_loss_mse(g, ac_unet(&m, u, &in), ac_input(g, "target", AC_F32, latent), ac_input(g, "weight", AC_F32, ac_dims(1, B)));
 }
 
@@ -182,7 +176,7 @@ static void noised(const diffusion *d, int i, int t, uint64_t *noise)
 
     ac_schedule_at(d->sch, t, &alpha, &sigma);
     ac_target(d->sch->cfg.prediction, alpha, sigma, &of_x0, &of_noise);
-    ac_stream_normal(noise, y, n);
+    ac_mix_normal(noise, y, n);
     for (size_t k = 0; k < n; k++) {
         double e = (double)y[k], z = (double)x0[k];
         x[k] = (float)(alpha * z + sigma * e);
@@ -237,7 +231,7 @@ static int draw_time(const ac_training *r, uint64_t row)
 {
     const diffusion *d = r->method;
     uint64_t s = ac_row_stream(r, row, RANDOM_TIME), N = (uint64_t)d->B * (uint64_t)r->ranks * (uint64_t)r->stepper.micro;
-    double u = ac_stream_uniform(&s);
+    double u = ac_mix_uniform(&s);
 
     if (r->cfg->loss.stratified_timesteps)
         u = ((double)(row % N) + u) / (double)N;
@@ -246,7 +240,6 @@ static int draw_time(const ac_training *r, uint64_t row)
 
 static int feed(ac_training *r, ac_exec *x, const ac_batch *b)
 {
-    static const ac_snr_weight kind[] = {[AC_WEIGHT_NONE] = AC_SNR_NONE, [AC_WEIGHT_MIN_SNR] = AC_SNR_MIN, [AC_WEIGHT_CAPPED_SNR] = AC_SNR_CAPPED};
     diffusion *d = r->method;
     int rc;
 
@@ -258,7 +251,7 @@ static int feed(ac_training *r, ac_exec *x, const ac_batch *b)
         double alpha, sigma;
         noised(d, (int)i, t, &noise);
         ac_schedule_at(d->sch, t, &alpha, &sigma);
-        d->in.weight[i] = (float)ac_snr_weight_at(kind[r->cfg->loss.loss_weighting], r->cfg->loss.snr_gamma, d->sch->cfg.prediction, alpha, sigma);
+        d->in.weight[i] = (float)ac_snr_weight_at(r->cfg->loss.loss_weighting, r->cfg->loss.snr_gamma, d->sch->cfg.prediction, alpha, sigma);
     }
     rc = feed_all(r, x);
 out:
@@ -274,10 +267,11 @@ static int eval_time(const diffusion *d, size_t k, int j)
     return (int)(((double)j + shift) / EVAL_STEPS * d->sch->cfg.train_steps);
 }
 
-/* Adds the squared errors of samples k0.. of a split to *sum. */
-static int eval_batch(ac_training *r, ac_exec *x, const ac_batch *b, size_t k0, double *sum)
+/* Adds the squared errors of samples k0.. of a split to *(double *)user. */
+static int eval_batch(ac_training *r, ac_exec *x, const ac_batch *b, size_t k0, void *user)
 {
     diffusion *d = r->method;
+    double *sum = user;
     float mean;
     int rc;
 
@@ -302,20 +296,11 @@ out:
 
 static int eval_split(ac_training *r, ac_exec *x, ac_split split, double *mean)
 {
-    size_t B = (size_t)r->cfg->data.train_batch_size, n = ac_eval_count(r), done = 0;
     double sum = 0;
-    int rc = 0;
+    size_t n;
+    int rc = ac_eval_each(r, x, split, eval_batch, &sum, &n);
 
-    for (size_t k = 0; k < n; k += B) {
-        ac_batch b;
-        AC_TRY(ac_eval_batch(r, split, k, AC_MIN(B, n - k), &b));
-        rc = eval_batch(r, x, &b, k, &sum);
-        done += b.n;
-        ac_eval_free(&b);
-        AC_TRY(rc);
-    }
-    *mean = done ? sum / (double)done : NAN;
-out:
+    *mean = n ? sum / (double)n : NAN;
     return rc;
 }
 

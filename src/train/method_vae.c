@@ -82,12 +82,6 @@ static void close_vae(ac_training *r)
     r->method = NULL;
 }
 
-static ac_net net_of(ac_training *r, ac_graph *g, ac_weights *w)
-{
-    *w = (ac_weights){.train = &r->sets[NET], .part = "vae", .dg = r->dg};
-    return (ac_net){.g = g, .w = w, .checkpoint = g->training && r->cfg->model.gradient_checkpointing};
-}
-
 static ac_id weighted(ac_graph *g, ac_id sum, double weight, ac_id term)
 {
     ac_id t = ac_scale(g, term, weight, 0);
@@ -123,8 +117,8 @@ static ac_id gradient_of(ac_graph *g, ac_id x)
  * share alone. Outputs "generator" and "discriminator": both losses. */
 static ac_id adversarial(ac_training *r, ac_graph *g, ac_id image, ac_id decoded)
 {
-    ac_weights w = {.train = &r->sets[DISCRIMINATOR], .part = "discriminator", .dg = r->dg};
-    ac_net m = {.g = g, .w = &w};
+    ac_weights w;
+    ac_net m = ac_train_net(r, g, DISCRIMINATOR, &w);
     ac_id on = ac_input(g, "adversarial", AC_F32, ac_dims(2, 1, 1)), seen = ac_stop(g, decoded), slope, follow;
     ac_id made = ac_patch_disc(&m, seen), real = ac_patch_disc(&m, image);
     ac_id generator = ac_loss_generator(g, made), discriminator = ac_loss_discriminator(g, real, made), sum;
@@ -144,7 +138,7 @@ static ac_id loss(ac_training *r, ac_graph *g, int B)
           noise = ac_input(g, "noise", AC_F32, ac_dims(4, B, v->h, v->w, v->C));
     ac_id moments, mean, std, decoded, sum;
     ac_weights w;
-    ac_net m = net_of(r, g, &w);
+    ac_net m = ac_train_net(r, g, NET, &w);
 
     moments = ac_vae_encode(&m, &r->model->vae, image);
     mean = ac_slice(g, moments, 3, 0, v->C);
@@ -163,7 +157,7 @@ static int feed(ac_training *r, ac_exec *x, const ac_batch *b)
 
     for (size_t i = 0; i < b->n; i++) {
         uint64_t s = ac_row_stream(r, b->row + i, RANDOM_POSTERIOR);
-        ac_stream_normal(&s, v->noise + i * n, n);
+        ac_mix_normal(&s, v->noise + i * n, n);
     }
     AC_TRY(ac_feed(x, "image", b->image, b->n * (size_t)v->side * (size_t)v->side * 3 * sizeof(float)));
     AC_TRY(ac_feed(x, "noise", v->noise, b->n * n * sizeof(float)));
@@ -186,7 +180,7 @@ static int reconstruction(ac_training *r, ac_graph **graph, ac_exec **x)
     if (!g)
         return ac_nomem(r->dg, sizeof *g);
     ac_use_averages(r, true);
-    m = net_of(r, g, &w);
+    m = ac_train_net(r, g, NET, &w);
     moments = ac_vae_encode(&m, &r->model->vae, ac_input(g, "image", AC_F32, ac_dims(4, v->B, v->side, v->side, 3)));
     moments = ac_slice(g, moments, 3, 0, v->C);
     ac_set_output(g, "mean", moments);
@@ -229,30 +223,34 @@ out:
     return rc;
 }
 
+/* Adds the squared errors of a batch to *(double *)user. */
+static int add_errors(ac_training *r, ac_exec *x, const ac_batch *b, size_t k, void *user)
+{
+    vae *v = r->method;
+    double *sum = user;
+    int rc;
+
+    (void)k;
+    AC_TRY(reconstruct(r, x, b->image, b->n));
+    AC_TRY(add_latents(v, x, b->n));
+    for (size_t i = 0; i < b->n * (size_t)v->side * (size_t)v->side * 3; i++)
+        *sum += ((double)v->out[i] - (double)b->image[i]) * ((double)v->out[i] - (double)b->image[i]);
+out:
+    return rc;
+}
+
 /* PSNR in dB of pixels in 0..255 terms: 10 log10(range^2 / mean squared error), range 2, errors pooled over all
  * pictures. */
 static int psnr(ac_training *r, ac_exec *x, ac_split split, double *db)
 {
     vae *v = r->method;
-    size_t pixels = (size_t)v->side * (size_t)v->side * 3, n = ac_eval_count(r), done = 0;
     double sum = 0;
-    int rc = 0;
+    size_t n;
+    int rc;
 
     v->sum = v->squares = v->n = 0;
-
-    for (size_t k = 0; k < n; k += (size_t)v->B) {
-        ac_batch b;
-        AC_TRY(ac_eval_batch(r, split, k, AC_MIN((size_t)v->B, n - k), &b));
-        rc = reconstruct(r, x, b.image, b.n);
-        rc = rc < 0 ? rc : add_latents(v, x, b.n);
-        for (size_t i = 0; rc == 0 && i < b.n * pixels; i++)
-            sum += ((double)v->out[i] - (double)b.image[i]) * ((double)v->out[i] - (double)b.image[i]);
-        done += b.n;
-        ac_eval_free(&b);
-        AC_TRY(rc);
-    }
-    *db = done ? 10 * log10(4 * (double)(done * pixels) / sum) : NAN;
-out:
+    rc = ac_eval_each(r, x, split, add_errors, &sum, &n);
+    *db = n ? 10 * log10(4 * (double)n * v->side * v->side * 3 / sum) : NAN;
     return rc;
 }
 

@@ -111,33 +111,24 @@ static void describe(const ac_training *r)
             ac_data_epoch_size(r->data, AC_SPLIT_TRAIN), ac_data_count(r->data, AC_SPLIT_VAL));
 }
 
-/* Bytes that the run holds on the device while it steps. */
-static uint64_t planned_bytes(const ac_training *r)
-{
-    uint64_t bytes = ac_exec_info(r->stepper.x)->peak + (r->stepper.update ? ac_exec_info(r->stepper.update)->peak : 0);
-
-    for (int k = 0; k < r->n_sets; k++)
-        bytes += ac_params_bytes(&r->sets[k]);
-    return bytes;
-}
-
 /* Memory from the plan; time from its work and half the FMA peak, which is what training steps reach. */
 static int report_plan(ac_training *r)
 {
     const ac_plan_info *p = ac_exec_info(r->stepper.x);
     double flop = p->flop * r->stepper.micro, peak, step, mb = 1e-6;
-    uint64_t variables = 0;
+    uint64_t variables = 0, bytes;
     int rc;
 
     for (int k = 0; k < r->n_sets; k++)
         variables += ac_params_bytes(&r->sets[k]);
-    if (planned_bytes(r) > ac_dev_limits(r->ctx->dev)->global_mem)
+    bytes = variables + p->peak + (r->stepper.update ? ac_exec_info(r->stepper.update)->peak : 0);
+    if (bytes > ac_dev_limits(r->ctx->dev)->global_mem)
         ac_note(r->dg, ADDCL_LOG_WARN, "this is more memory than the device has: a smaller data.train_batch_size with gradient accumulation, or "
                                        "model.gradient_checkpointing = yes, takes less");
     AC_TRY(ac_fma_peak(r->ctx->dev, &peak));
     step = flop / (0.5 * peak);
     ac_note(r->dg, ADDCL_LOG_INFO, "memory: %.0f MB: parameters, moments and averages %.0f MB, activations and gradients %.0f MB, constants %.0f MB",
-            (double)planned_bytes(r) * mb, (double)variables * mb, (double)p->activations * mb, (double)p->weights * mb);
+            (double)bytes * mb, (double)variables * mb, (double)p->activations * mb, (double)p->weights * mb);
     ac_note(r->dg, ADDCL_LOG_INFO, "time: %.3g TFLOP a step, about %.*f s on %s; %.3g hours for %lld steps", flop * 1e-12, step < 10 ? 2 : 0, step,
             ac_dev_info(r->ctx->dev)->name, step * (double)r->cfg->run.max_train_steps / 3600, (long long)r->cfg->run.max_train_steps);
 out:
@@ -148,13 +139,12 @@ out:
 
 static int save_config(ac_training *r)
 {
-    char *text = NULL, *path = ac_path_join(r->cfg->run.output_dir, "config.ini");
-    int rc = path ? ac_train_config_text(r->cfg, r->dg, &text) : ac_nomem(r->dg, 1);
+    char *text = NULL;
+    int rc = ac_train_config_text(r->cfg, r->dg, &text);
 
     if (rc == 0)
-        rc = ac_file_save(path, text, strlen(text), r->dg);
+        rc = ac_file_save_text(r->cfg->run.output_dir, "config.ini", text, r->dg);
     free(text);
-    free(path);
     return rc;
 }
 
@@ -342,7 +332,7 @@ static int housekeeping(ac_training *r, interval *iv, bool last)
     if (save)
         AC_TRY(checkpoint(r));
     if (measure || show || save)
-        AC_TRY(ac_run_report(r, last ? "finished" : "running"));
+        AC_TRY(ac_run_report(r, "running"));
     iv->idle += ac_now() - t0;
 out:
     return rc;
@@ -439,7 +429,7 @@ static int open_folder(ac_training *r, bool resume)
     AC_TRY(resume_or_begin(r, resume, &resumed));
     AC_TRY(save_config(r));
     AC_TRY(ac_run_log_open(r, resumed));
-    if (r->recipe->pictures && r->cfg->validation.sample_steps && r->model && r->cfg->run.method == AC_METHOD_DIFFUSION)
+    if (r->cfg->validation.sample_steps && r->cfg->run.method == AC_METHOD_DIFFUSION)
         rc = ac_read_prompts(r);
 out:
     return rc;
@@ -494,7 +484,7 @@ out:
 int ac_train(addcl_ctx *ctx, ac_comm *comm, const ac_train_cfg *cfg, const addcl_train_opts *opts, bool *together)
 {
     ac_training r = {.ctx = ctx, .dev = ctx->dev, .dg = &ctx->dg, .cfg = cfg, .comm = comm, .rank = ac_comm_rank(comm),
-                     .ranks = ac_comm_size(comm), .opts = opts};
+                     .ranks = ac_comm_size(comm), .opts = opts, .no_steps = opts->mode == ADDCL_TRAIN_VALIDATE};
     double held_out, training;
     bool found = true;
     int rc = 0;

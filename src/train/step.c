@@ -37,19 +37,25 @@ double ac_ema_decay(const ac_train_cfg *c, int64_t k)
     return c->optimizer.ema_ramp ? AC_MIN(d, (double)(1 + k) / (double)(10 + k)) : d;
 }
 
-/* The first of cfg's patterns that matches "part.name". */
+/* Does a pattern mean "part.name"? */
+static bool is_meant(const char *pattern, const char *part, const char *name)
+{
+    char *full = ac_printf("%s.%s", part, name);
+    bool is = full && !fnmatch(pattern, full, 0);
+
+    free(full);
+    return is;
+}
+
+/* By the first of cfg's patterns that means the parameter. */
 static double rate_factor(const ac_train_cfg *c, const char *part, const char *name)
 {
-    double factor = 1;
-    char *full = ac_printf("%s.%s", part, name);
+    const ac_factors *f = &c->optimizer.lr_groups;
 
-    for (size_t i = 0; full && i < c->optimizer.lr_groups.n; i++)
-        if (!fnmatch(c->optimizer.lr_groups.p[i].pattern, full, 0)) {
-            factor = c->optimizer.lr_groups.p[i].factor;
-            break;
-        }
-    free(full);
-    return factor;
+    for (size_t i = 0; i < f->n; i++)
+        if (is_meant(f->p[i].pattern, part, name))
+            return f->p[i].factor;
+    return 1;
 }
 
 /* ------------------------------------------------------------------------------------------ graphs */
@@ -62,11 +68,8 @@ static void tell_idle_patterns(ac_training *r)
     for (size_t i = 0; i < f->n; i++) {
         bool any = false;
         for (int k = 0; k < r->n_sets && !any; k++)
-            for (size_t p = 0; p < r->sets[k].p.n && !any; p++) {
-                char *full = ac_printf("%s.%s", r->sets[k].part, r->sets[k].p.p[p].name);
-                any = full && !fnmatch(f->p[i].pattern, full, 0);
-                free(full);
-            }
+            for (size_t p = 0; p < r->sets[k].p.n && !any; p++)
+                any = is_meant(f->p[i].pattern, r->sets[k].part, r->sets[k].p.p[p].name);
         if (!any)
             ac_note(r->dg, ADDCL_LOG_WARN, "optimizer.lr_groups: no parameter is called %s", f->p[i].pattern);
     }
@@ -118,7 +121,7 @@ static void update_set(ac_training *r, ac_graph *g, ac_params *set, const ac_id 
         ac_adam_in in = {.p = ac_state(g, p->w), .grad = grad[i], .m = ac_state(g, p->m), .v = ac_state(g, p->v),
                          .ema = p->ema ? ac_state(g, p->ema) : AC_NONE, .hyper = hyper,
                          .decoupled = c->optimizer.optimizer == AC_OPTIM_ADAMW};
-        in.rate = p->lr = rate_factor(c, set->part, p->name);
+        in.rate = rate_factor(c, set->part, p->name);
         ac_adam(g, &in);
     }
 }
@@ -219,7 +222,7 @@ static int update_graph(ac_training *r, ac_graph *g)
 
 int ac_step_open(ac_training *r, ac_stepper *s)
 {
-    ac_exec_opts opts = {.plan_only = r->plan_only};
+    ac_exec_opts opts = {.plan_only = r->plan_only || r->no_steps};
     int rc = 0;
 
     memset(s, 0, sizeof *s);
@@ -237,7 +240,7 @@ int ac_step_open(ac_training *r, ac_stepper *s)
         AC_TRY(update_graph(r, s->update_graph));
         AC_TRY(ac_exec_new(r->dev, s->update_graph, &opts, &s->update));
     }
-    if (r->ranks > 1 && !r->plan_only)
+    if (r->ranks > 1 && !opts.plan_only)
         AC_TRY(ac_reducer_new(r, s->g, &s->reducer));
 out:
     if (rc < 0)
@@ -400,7 +403,13 @@ out:
     return rc;
 }
 
-/* ------------------------------------------------------------------------------------------ random streams */
+/* ------------------------------------------------------------------------------------------ helpers of methods */
+
+ac_net ac_train_net(ac_training *r, ac_graph *g, int set, ac_weights *w)
+{
+    *w = (ac_weights){.train = &r->sets[set], .part = r->sets[set].part, .dg = r->dg};
+    return (ac_net){.g = g, .w = w, .checkpoint = g->training && r->cfg->model.gradient_checkpointing};
+}
 
 uint64_t ac_row_stream(const ac_training *r, uint64_t row, uint64_t purpose)
 {
@@ -408,20 +417,4 @@ uint64_t ac_row_stream(const ac_training *r, uint64_t row, uint64_t purpose)
 
     t = ac_mix(&s) ^ row;
     return ac_mix(&t);
-}
-
-double ac_stream_uniform(uint64_t *state)
-{
-    return (double)(ac_mix(state) >> 11) * 0x1p-53;
-}
-
-/* Box and Muller. */
-void ac_stream_normal(uint64_t *state, float *x, size_t n)
-{
-    for (size_t i = 0; i < n; i += 2) {
-        double radius = sqrt(-2 * log(1 - ac_stream_uniform(state))), turn = 2 * M_PI * ac_stream_uniform(state);
-        x[i] = (float)(radius * cos(turn));
-        if (i + 1 < n)
-            x[i + 1] = (float)(radius * sin(turn));
-    }
 }

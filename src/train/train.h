@@ -78,6 +78,7 @@ typedef struct ac_training {
     ac_params sets[AC_SETS];  /* parameters in training, by part */
     int n_sets;
     bool plan_only;           /* nothing runs: memory and work are planned */
+    bool no_steps;            /* the optimiser will not step: its graphs are only planned */
     ac_data *data;
     ac_loader *loader;
     ac_stepper stepper;
@@ -170,16 +171,18 @@ size_t ac_eval_count(const ac_training *r);
 /* Samples k .. k+n-1 of those, spread over the split, as AC_EPOCH_PLAIN shows them; broken ones are left out. */
 int ac_eval_batch(ac_training *r, ac_split split, size_t k, size_t n, ac_batch *b) AC_CHECK_RESULT;
 void ac_eval_free(ac_batch *b);
+/* Calls fn with batches of all those samples, the first of which is the k-th; *seen: how many there were. */
+typedef int (*ac_eval_fn)(ac_training *r, ac_exec *x, const ac_batch *b, size_t k, void *user);
+int ac_eval_each(ac_training *r, ac_exec *x, ac_split split, ac_eval_fn fn, void *user, size_t *seen) AC_CHECK_RESULT;
 /* addcl_sample without progress reports. */
 int ac_quiet_sample(ac_training *r, const addcl_sample_opts *o) AC_CHECK_RESULT;
 /* Fills run->prompts from the configured file, or with captions of held-out samples. */
 int ac_read_prompts(ac_training *r) AC_CHECK_RESULT;
 
-/* ---- helpers of methods */
+/* ---- helpers of methods, in step.c */
+/* A network whose parameters are those of a set; *w must live as long as the network is built. */
+ac_net ac_train_net(ac_training *r, ac_graph *g, int set, ac_weights *w);
 /* The k-th random stream of a sample: row of the run (loader.h) and purpose. */
 uint64_t ac_row_stream(const ac_training *r, uint64_t row, uint64_t purpose);
-/* n unit normals of a stream. */
-void ac_stream_normal(uint64_t *state, float *x, size_t n);
-double ac_stream_uniform(uint64_t *state); /* [0,1) */
 
 #endif
