@@ -79,7 +79,7 @@ static void vjp(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])
     ac_attention_grad(g, (ac_id[]){n.in[0], n.in[1], n.in[2], y, gy}, &n.at, gx);
 }
 
-static double flop(const ac_graph *g, const ac_node *n)
+double ac_attn_flop(const ac_graph *g, const ac_node *n)
 {
     const ac_attn d = ac_attn_dims(g, n);
 
@@ -132,7 +132,7 @@ static const ac_case cases[] = {AT("b2_7x7_e3_d8", 2, 7, 7, 3, 8, 0, AC_SMALL),
                                 AT("b64_6x16x24x32", 64, 16, 24, 6, 32, 0, AC_FULL),
                                 {0}};
 const ac_op ac_op_attention = {
-    .name = "attention", .n_in = 3, .infer = infer, .vjp = vjp, .ref = ref, .flop = flop, .kern = kern, .cases = cases};
+    .name = "attention", .n_in = 3, .infer = infer, .vjp = vjp, .ref = ref, .flop = ac_attn_flop, .kern = kern, .cases = cases};
 
 ac_id ac_attention(ac_graph *g, ac_id q, ac_id k, ac_id v, int heads, bool causal)
 {

@@ -16,6 +16,8 @@ typedef struct ac_attn {
 ac_attn ac_attn_dims(const ac_graph *g, const ac_node *n);
 /* Queries of a part; the last may have fewer, or none. */
 int64_t ac_attn_span(const ac_attn *d);
+/* Two products of all queries with all keys. */
+double ac_attn_flop(const ac_graph *g, const ac_node *n);
 /* Factor of the scores for kernels that compute powers of two. */
 double ac_attn_scale2(const ac_node *n);
 

@@ -93,14 +93,6 @@ static void ref_bq(const ac_ref *r)
     free(p);
 }
 
-/* The five products that cannot be avoided, two here and three in attn_bkv; the scores made again are not counted. */
-static double flop_bq(const ac_graph *g, const ac_node *n)
-{
-    const ac_attn d = ac_attn_dims(g, n);
-
-    return 4.0 * (double)(d.B * d.T) * (double)(d.S * d.C);
-}
-
 /* ------------------------------------------------------------------------------------------ attn_bkv(q, k, v, gy, bq)
  * -> [parts, 2 B, S, E D]: gradients of k, then of v, by each part of the queries. Few keys give too little work that
  * can be done at once; with parts there is more, and their sum is small. */
@@ -141,9 +133,10 @@ static void ref_bkv(const ac_ref *r)
         ref_bkv_row(r, d, i / d.T / d.E, i / d.T % d.E, i % d.T);
 }
 
+/* The five products that cannot be avoided, two in attn_bq and three here; the scores made again are not counted. */
 static double flop_bkv(const ac_graph *g, const ac_node *n)
 {
-    return 1.5 * flop_bq(g, n);
+    return 1.5 * ac_attn_flop(g, n);
 }
 
 /* ------------------------------------------------------------------------------------------ kernels for every device
@@ -311,7 +304,7 @@ const ac_op ac_op_attn_bq = {.name = "attn_bq",
                              .n_in = 5,
                              .infer = infer_bq,
                              .ref = ref_bq,
-                             .flop = flop_bq,
+                             .flop = ac_attn_flop,
                              .kern = kern_bq,
                              .cases = cases_bq};
 

@@ -116,6 +116,17 @@ int64_t ac_conv_bx_tap(int64_t place, int R, int S, const int32_t phase[3])
     }
 }
 
+bool ac_packs_forward(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+{
+    (void)lim, (void)g;
+    return !n->at.i[AC_PACK_STRIDE];
+}
+
+bool ac_packs_backward(const ac_limits *lim, const ac_graph *g, const ac_node *n)
+{
+    return !ac_packs_forward(lim, g, n);
+}
+
 static int infer_bx(ac_graph *g, ac_node *n)
 {
     const ac_shape *gy = ac_shape_of(g, n->in[0]), *w = ac_shape_of(g, n->in[1]);

@@ -6,13 +6,6 @@
 
 #include "ops/nest.h"
 
-/* One operation an element: what counts here is memory. */
-static double count_flop(const ac_graph *g, const ac_node *n)
-{
-    (void)g;
-    return (double)ac_count(&n->shape);
-}
-
 /* ------------------------------------------------------------------------------------------ unary: f(x; f0, f1) */
 
 static int infer_unary(ac_graph *g, ac_node *n)
@@ -114,7 +107,7 @@ UNARY_CASES(pow, -1.5f, 0);
                                    .infer = infer_unary,                                                               \
                                    .vjp = vjp_##op_name,                                                               \
                                    .ref = ref_##op_name,                                                               \
-                                   .flop = count_flop,                                                                 \
+                                   .flop = ac_flop_out,                                                                 \
                                    .kern = kern_unary,                                                                 \
                                    .cases = case_##case_list}
 UNARY(scale, 0, 0, scale);
@@ -254,7 +247,7 @@ BINARY_VJP(div, ac_div(g, gy, b), ac_scale(g, ac_div(g, ac_mul(g, gy, y), b), -1
                                    .infer = infer_binary,                                                              \
                                    .vjp = vjp_##op_name,                                                               \
                                    .ref = ref_##op_name,                                                               \
-                                   .flop = count_flop,                                                                 \
+                                   .flop = ac_flop_out,                                                                 \
                                    .kern = kern_binary,                                                                \
                                    .cases = case_binary};                                                              \
     ac_id ac_##op_name(ac_graph *g, ac_id a, ac_id b)                                                                  \
@@ -326,7 +319,7 @@ const ac_op ac_op_geglu = {.name = "geglu",
                            .infer = infer_geglu,
                            .vjp = vjp_geglu,
                            .ref = ref_geglu,
-                           .flop = count_flop,
+                           .flop = ac_flop_out,
                            .kern = kern_geglu,
                            .cases = case_geglu};
 

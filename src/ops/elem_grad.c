@@ -6,12 +6,6 @@
 
 #include "ops/nest.h"
 
-static double count_flop(const ac_graph *g, const ac_node *n)
-{
-    (void)g;
-    return (double)ac_count(&n->shape);
-}
-
 static int bad_gradient(ac_graph *g, const ac_node *n)
 {
     char x[96], gy[96];
@@ -144,7 +138,7 @@ SLOPE_CASES(clamp, -0.5f, 0.75f);
                                    .infer = infer_same,                                                                \
                                    .vjp = vjp_##vjp_name,                                                              \
                                    .ref = ref_##op_name,                                                               \
-                                   .flop = count_flop,                                                                 \
+                                   .flop = ac_flop_out,                                                                 \
                                    .kern = kern_unary_bx,                                                              \
                                    .cases = case_##case_list}
 SLOPE(leaky_relu_bx, step, leaky);
@@ -248,7 +242,7 @@ const ac_op ac_op_geglu_bx = {.name = "geglu_bx",
                               .infer = infer_geglu_bx,
                               .lower = lower_geglu_bx,
                               .ref = ref_geglu_bx,
-                              .flop = count_flop,
+                              .flop = ac_flop_out,
                               .kern = kern_geglu_bx,
                               .cases = case_geglu_bx};
 

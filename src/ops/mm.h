@@ -34,6 +34,10 @@ void ac_conv_bw_dims(const ac_graph *g, const ac_node *n, ac_cv *d);
 int ac_conv_bx_as_conv(const ac_graph *g, const ac_node *n, ac_cv *d);
 /* The tap r S + s that comes at a place of the filters packed for that; phase: stride, padding at top and left. */
 int64_t ac_conv_bx_tap(int64_t place, int R, int S, const int32_t phase[3]);
+/* Of the ops that pack filters: where in at.i the stride stands, if they are packed for the gradient of an input; else 0. */
+enum { AC_PACK_STRIDE = 4 };
+bool ac_packs_forward(const ac_limits *lim, const ac_graph *g, const ac_node *n);
+bool ac_packs_backward(const ac_limits *lim, const ac_graph *g, const ac_node *n);
 /* Parts of the pixels for each of which this gradient of filters is made. */
 int64_t ac_conv_bw_parts(const ac_node *n);
 /* Should a long sum of few outputs be lowered to a sum of parts, to keep a device with these limits busy? No kernel

@@ -1,5 +1,7 @@
-/* nest.c - dimensions and work-items of kernels that go over y row by row. */
+/* nest.c - dimensions and work-items of kernels that go over y row by row, and what families of ops share. */
 #include "ops/nest.h"
+
+#include "ops/ops.h"
 
 void ac_nest_init(ac_nest *t, const ac_shape *y)
 {
@@ -82,4 +84,22 @@ void ac_rows_grid(const ac_limits *lim, int64_t rows, int64_t n, ac_launch *l)
     ac_arg_int(l, cspan);
     ac_arg_int(l, rspan);
     ac_grid1(l, (size_t)(blocks * AC_CEIL_DIV(rows, rspan)), cpu ? 1 : 64);
+}
+
+/* ------------------------------------------------------------------------------------------ shared by families */
+
+int ac_lanes(const ac_limits *lim, int gpu)
+{
+    return lim->cls == AC_CLASS_CPU ? lim->vw : gpu;
+}
+
+double ac_flop_in(const ac_graph *g, const ac_node *n)
+{
+    return (double)ac_count(ac_shape_of(g, n->in[0]));
+}
+
+double ac_flop_out(const ac_graph *g, const ac_node *n)
+{
+    (void)g;
+    return (double)ac_count(&n->shape);
 }

@@ -16,16 +16,6 @@ ac_image ac_image_of(const ac_shape *x)
     return d;
 }
 
-double ac_norm_flop(const ac_graph *g, const ac_node *n)
-{
-    return (double)ac_count(ac_shape_of(g, n->in[0]));
-}
-
-int ac_norm_lanes(const ac_limits *lim)
-{
-    return lim->cls == AC_CLASS_CPU ? lim->vw : 4;
-}
-
 void ac_pixel_grid(const ac_limits *lim, int vw, int64_t rows, int64_t C, ac_launch *l)
 {
     bool cpu = lim->cls == AC_CLASS_CPU;
@@ -159,7 +149,7 @@ const ac_op ac_op_group_norm = {.name = "group_norm",
                                 .vjp = ac_group_norm_vjp,
                                 .lower = lower_group_norm,
                                 .ref = ref_group_norm,
-                                .flop = ac_norm_flop,
+                                .flop = ac_flop_in,
                                 .cases = case_group_norm};
 
 ac_id ac_group_norm(ac_graph *g, ac_id x, ac_id w, ac_id b, int groups, double eps, int act)
@@ -202,7 +192,7 @@ static void ref_moments(const ac_ref *r)
 static void setup_moments(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
     ac_image d = ac_image_of(ac_shape_of(g, n->in[0]));
-    int vw = ac_norm_lanes(lim), vectors = lim->cls == AC_CLASS_CPU ? 4 : 1;
+    int vw = ac_lanes(lim, 4), vectors = lim->cls == AC_CLASS_CPU ? 4 : 1;
     size_t items = (size_t)AC_CEIL_DIV(d.C, (int64_t)vw * vectors),
            local = lim->cls == AC_CLASS_CPU ? 1 : AC_MIN((size_t)32, l->wg);
 
@@ -229,7 +219,7 @@ const ac_op ac_op_moments = {.name = "moments",
                              .n_in = 1,
                              .infer = infer_moments,
                              .ref = ref_moments,
-                             .flop = ac_norm_flop,
+                             .flop = ac_flop_in,
                              .kern = kern_moments,
                              .cases = case_moments};
 
@@ -319,7 +309,7 @@ static void setup_affine(const ac_limits *lim, const ac_graph *g, const ac_node 
     ac_image d = ac_image_of(&n->shape);
 
     (void)g;
-    ac_def(l, "VW=%d", ac_norm_lanes(lim));
+    ac_def(l, "VW=%d", ac_lanes(lim, 4));
     ac_def(l, "ACT=%d", n->at.i[AC_AT_ACT]);
     ac_arg_buf(l, -1);
     ac_arg_buf(l, 0);
@@ -327,7 +317,7 @@ static void setup_affine(const ac_limits *lim, const ac_graph *g, const ac_node 
     ac_arg_int(l, d.B * d.P);
     ac_arg_int(l, d.P);
     ac_arg_int(l, d.C);
-    ac_pixel_grid(lim, ac_norm_lanes(lim), d.B * d.P, d.C, l);
+    ac_pixel_grid(lim, ac_lanes(lim, 4), d.B * d.P, d.C, l);
 }
 
 static const ac_kern kern_affine[] = {{"channel_affine", "norm", AC_CLASS_ANY, NULL, NULL, setup_affine}, {0}};
@@ -340,7 +330,7 @@ const ac_op ac_op_channel_affine = {.name = "channel_affine",
                                     .flags = AC_OP_INPLACE,
                                     .infer = infer_affine,
                                     .ref = ref_affine,
-                                    .flop = ac_norm_flop,
+                                    .flop = ac_flop_in,
                                     .kern = kern_affine,
                                     .cases = case_affine};
 
@@ -414,7 +404,7 @@ static void setup_rows_tile(const ac_limits *lim, const ac_graph *g, const ac_no
 
 static void setup_rows(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
-    ac_def(l, "VW=%d", ac_norm_lanes(lim));
+    ac_def(l, "VW=%d", ac_lanes(lim, 4));
     row_args(g, n, l);
     ac_grid1(l, (size_t)rows_of(g, n), lim->cls == AC_CLASS_CPU ? 1 : 64);
 }
@@ -447,7 +437,7 @@ const ac_op ac_op_layer_norm = {.name = "layer_norm",
                                 .infer = infer_layer_norm,
                                 .vjp = ac_layer_norm_vjp,
                                 .ref = ref_layer_norm,
-                                .flop = ac_norm_flop,
+                                .flop = ac_flop_in,
                                 .kern = kern_layer_norm,
                                 .cases = case_layer_norm};
 
@@ -494,6 +484,6 @@ const ac_op ac_op_row_moments = {.name = "row_moments",
                                  .n_in = 1,
                                  .infer = infer_row_moments,
                                  .ref = ref_row_moments,
-                                 .flop = ac_norm_flop,
+                                 .flop = ac_flop_in,
                                  .kern = kern_row_moments,
                                  .cases = case_row_moments};

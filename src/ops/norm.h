@@ -18,9 +18,6 @@ enum { AC_NORM_SCALE, AC_NORM_SHIFT, AC_NORM_MEAN, AC_NORM_R, AC_NORM_ROWS };
 /* Those of group_norm(in[0] x, in[1] w, in[2] b) with its attributes, by the nodes that the forward pass makes too. */
 ac_id ac_group_statistics(ac_graph *g, const ac_id *in, const ac_at *at);
 
-/* Lanes of the kernels of norm.cl: full vectors on CPUs, float4 on GPUs. */
-int ac_norm_lanes(const ac_limits *lim);
-double ac_norm_flop(const ac_graph *g, const ac_node *n);
 /* The grid of kernels that go through `rows` pixels of C channels by vectors of vw lanes, and their last arguments:
  * vectors and pixels that a work-item takes. On CPUs runs of whole pixels, on GPUs one vector. */
 void ac_pixel_grid(const ac_limits *lim, int vw, int64_t rows, int64_t C, ac_launch *l);

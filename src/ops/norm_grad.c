@@ -8,12 +8,6 @@
 
 #include <math.h>
 
-/* Lanes of the kernels here: full vectors on CPUs, none on GPUs, whose work-items read one element beside the other. */
-static int lanes(const ac_limits *lim)
-{
-    return lim->cls == AC_CLASS_CPU ? lim->vw : 1;
-}
-
 /* ------------------------------------------------------------------------------------------ sums of chunks */
 
 /* group_norm_sums(gy, x, s) and layer_norm_sums(gy, x, s) -> [B, chunks, 2, C]: sum g, sum g x^. s: the statistics of
@@ -75,7 +69,7 @@ static void sums_args(const ac_limits *lim, const ac_graph *g, const ac_node *n,
 {
     ac_image d = pixels_of(n, ac_shape_of(g, n->in[1]));
 
-    ac_def(l, "VW=%d", lanes(lim));
+    ac_def(l, "VW=%d", ac_lanes(lim, 1));
     if (n->op == &ac_op_layer_norm_sums)
         ac_def(l, "LAYER");
     else
@@ -92,14 +86,14 @@ static void sums_args(const ac_limits *lim, const ac_graph *g, const ac_node *n,
  * all items alike. */
 static int64_t vectors_of(const ac_limits *lim, int64_t C)
 {
-    int64_t vectors = AC_CEIL_DIV(C, (int64_t)lanes(lim)), most = lim->vw == 16 ? 10 : 5;
+    int64_t vectors = AC_CEIL_DIV(C, (int64_t)ac_lanes(lim, 1)), most = lim->vw == 16 ? 10 : 5;
 
     return lim->cls == AC_CLASS_CPU ? AC_CEIL_DIV(vectors, AC_CEIL_DIV(vectors, most)) : 1;
 }
 
 static void setup_sums(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
-    int64_t vectors = vectors_of(lim, n->shape.d[3]), items = AC_CEIL_DIV(n->shape.d[3], vectors * lanes(lim));
+    int64_t vectors = vectors_of(lim, n->shape.d[3]), items = AC_CEIL_DIV(n->shape.d[3], vectors * ac_lanes(lim, 1));
     size_t local = lim->cls == AC_CLASS_CPU ? 1 : AC_MIN((size_t)32, l->wg);
 
     ac_def(l, "VECTORS=%d", (int)vectors);
@@ -114,7 +108,7 @@ static void setup_sums(const ac_limits *lim, const ac_graph *g, const ac_node *n
 /* Work-groups of 32 channels by 8 pixels, less where registers or the device allow no more. */
 static void setup_sums_tile(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
-    size_t gx = 32, gy = 8, vectors = (size_t)AC_CEIL_DIV(n->shape.d[3], (int64_t)lanes(lim));
+    size_t gx = 32, gy = 8, vectors = (size_t)AC_CEIL_DIV(n->shape.d[3], (int64_t)ac_lanes(lim, 1));
 
     while (gx * gy > l->wg && gy > 1)
         gy /= 2;
@@ -154,7 +148,7 @@ const ac_op ac_op_group_norm_sums = {.name = "group_norm_sums",
                                      .n_in = 3,
                                      .infer = infer_sums,
                                      .ref = ref_sums,
-                                     .flop = ac_norm_flop,
+                                     .flop = ac_flop_in,
                                      .kern = kern_sums,
                                      .cases = case_group_norm_sums};
 
@@ -177,7 +171,7 @@ const ac_op ac_op_layer_norm_sums = {.name = "layer_norm_sums",
                                      .n_in = 3,
                                      .infer = infer_sums,
                                      .ref = ref_sums,
-                                     .flop = ac_norm_flop,
+                                     .flop = ac_flop_in,
                                      .kern = kern_sums,
                                      .cases = case_layer_norm_sums};
 
@@ -288,14 +282,14 @@ static void setup_group_norm_bx(const ac_limits *lim, const ac_graph *g, const a
     ac_image d = ac_image_of(&n->shape);
 
     (void)g;
-    ac_def(l, "VW=%d", lanes(lim));
+    ac_def(l, "VW=%d", ac_lanes(lim, 1));
     ac_def(l, "ACT=%d", n->at.i[AC_AT_ACT]);
     for (int k = -1; k < 4; k++)
         ac_arg_buf(l, k);
     ac_arg_int(l, d.B * d.P);
     ac_arg_int(l, d.P);
     ac_arg_int(l, d.C);
-    ac_pixel_grid(lim, lanes(lim), d.B * d.P, d.C, l);
+    ac_pixel_grid(lim, ac_lanes(lim, 1), d.B * d.P, d.C, l);
 }
 
 static const ac_kern kern_group_norm_bx[] = {
@@ -322,7 +316,7 @@ const ac_op ac_op_group_norm_bx = {.name = "group_norm_bx",
                                    .flags = AC_OP_INPLACE,
                                    .infer = infer_same,
                                    .ref = ref_group_norm_bx,
-                                   .flop = ac_norm_flop,
+                                   .flop = ac_flop_in,
                                    .kern = kern_group_norm_bx,
                                    .cases = case_group_norm_bx};
 
@@ -366,7 +360,7 @@ static void setup_layer_norm_bx_tile(const ac_limits *lim, const ac_graph *g, co
 static void setup_layer_norm_bx(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
     (void)g;
-    ac_def(l, "VW=%d", lanes(lim));
+    ac_def(l, "VW=%d", ac_lanes(lim, 1));
     layer_norm_bx_args(n, l);
     ac_grid1(l, (size_t)(ac_count(&n->shape) / n->shape.d[n->shape.n - 1]), lim->cls == AC_CLASS_CPU ? 1 : 64);
 }
@@ -396,7 +390,7 @@ const ac_op ac_op_layer_norm_bx = {.name = "layer_norm_bx",
                                    .flags = AC_OP_INPLACE,
                                    .infer = infer_same,
                                    .ref = ref_layer_norm_bx,
-                                   .flop = ac_norm_flop,
+                                   .flop = ac_flop_in,
                                    .kern = kern_layer_norm_bx,
                                    .cases = case_layer_norm_bx};
 

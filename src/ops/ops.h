@@ -131,4 +131,11 @@ ac_id ac_clip_factor(ac_graph *g, ac_id hyper, ac_id total, double largest);
 ac_id ac_accumulate(ac_graph *g, ac_id y, ac_id x, double scale); /* y += scale x; the new y */
 ac_id ac_store(ac_graph *g, ac_id y, ac_id x);                    /* y = x */
 
+/* ---- what several families share */
+/* Lanes of vectors in a kernel's source: full ones on CPUs, `gpu` on GPUs, where 1 lets neighbours read one beside the other. */
+int ac_lanes(const ac_limits *lim, int gpu);
+/* One operation for each element of the first input, or of the output: of ops where what counts is memory. */
+double ac_flop_in(const ac_graph *g, const ac_node *n);
+double ac_flop_out(const ac_graph *g, const ac_node *n);
+
 #endif

@@ -4,26 +4,15 @@
 
 #include <math.h>
 
-static double flop_in(const ac_graph *g, const ac_node *n)
-{
-    return (double)ac_count(ac_shape_of(g, n->in[0]));
-}
-
-/* Lanes: full vectors on CPUs, none on GPUs, whose work-items read one element beside the other. */
-static int lanes(const ac_limits *lim)
-{
-    return lim->cls == AC_CLASS_CPU ? lim->vw : 1;
-}
-
 /* Appends the number of elements; a work-item takes a run of memory on CPUs, one element on GPUs. */
 static void element_grid(const ac_limits *lim, int64_t count, ac_launch *l)
 {
     int span = lim->cls == AC_CLASS_CPU ? 256 : 1;
 
-    ac_def(l, "VW=%d", lanes(lim));
+    ac_def(l, "VW=%d", ac_lanes(lim, 1));
     ac_def(l, "SPAN=%d", span);
     ac_arg_int(l, count);
-    ac_grid1(l, (size_t)AC_CEIL_DIV(count, (int64_t)lanes(lim) * span), lim->cls == AC_CLASS_CPU ? 1 : 64);
+    ac_grid1(l, (size_t)AC_CEIL_DIV(count, (int64_t)ac_lanes(lim, 1) * span), lim->cls == AC_CLASS_CPU ? 1 : 64);
 }
 
 /* Inputs 0 and k must have the same shape. */
@@ -120,7 +109,7 @@ const ac_op ac_op_adam = {.name = "adam",
                           .flags = AC_OP_EFFECT | AC_OP_POSITIVE,
                           .infer = infer_adam,
                           .ref = ref_adam,
-                          .flop = flop_in,
+                          .flop = ac_flop_in,
                           .kern = kern_adam,
                           .cases = case_adam};
 
@@ -180,7 +169,7 @@ static void sum_squares_args(const ac_limits *lim, const ac_graph *g, const ac_n
 {
     int64_t count = ac_count(ac_shape_of(g, n->in[0]));
 
-    ac_def(l, "VW=%d", lanes(lim));
+    ac_def(l, "VW=%d", ac_lanes(lim, 1));
     ac_arg_buf(l, -1);
     ac_arg_buf(l, 0);
     if (n->in[1] != AC_NONE) {
@@ -242,7 +231,7 @@ const ac_op ac_op_sum_squares = {.name = "sum_squares",
                                  .n_opt = 1,
                                  .infer = infer_sum_squares,
                                  .ref = ref_sum_squares,
-                                 .flop = flop_in,
+                                 .flop = ac_flop_in,
                                  .kern = kern_sum_squares,
                                  .cases = case_sum_squares};
 
@@ -283,7 +272,7 @@ static void ref_clip_factor(const ac_ref *r)
 static void setup_clip_factor(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
     (void)g;
-    ac_def(l, "VW=%d", lanes(lim));
+    ac_def(l, "VW=%d", ac_lanes(lim, 1));
     for (int k = -1; k < 2; k++)
         ac_arg_buf(l, k);
     ac_arg_int(l, AC_HYPERS);
@@ -382,7 +371,7 @@ const ac_op ac_op_accumulate = {.name = "accumulate",
                                 .flags = AC_OP_EFFECT,
                                 .infer = infer_pair,
                                 .ref = ref_accumulate,
-                                .flop = flop_in,
+                                .flop = ac_flop_in,
                                 .kern = kern_accumulate,
                                 .cases = case_pair};
 const ac_op ac_op_store = {.name = "store",

@@ -132,7 +132,7 @@ static bool accepts_columns(const ac_limits *lim, const ac_graph *g, const ac_no
 static void setup_columns(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
     bool cpu = lim->cls == AC_CLASS_CPU;
-    int vw = ac_norm_lanes(lim), vectors;
+    int vw = ac_lanes(lim, 4), vectors;
     int64_t across;
     sum_dims d;
 
@@ -192,7 +192,7 @@ static void setup_rows(const ac_limits *lim, const ac_graph *g, const ac_node *n
 
     node_dims(g, n, &d);
     rspan = cpu ? AC_MAX((int64_t)1, ITEM / d.chunk) : 1;
-    ac_def(l, "VW=%d", ac_norm_lanes(lim));
+    ac_def(l, "VW=%d", ac_lanes(lim, 4));
     ac_arg_buf(l, -1);
     ac_arg_buf(l, 0);
     ac_arg_int(l, d.outer * d.chunks);
@@ -201,11 +201,6 @@ static void setup_rows(const ac_limits *lim, const ac_graph *g, const ac_node *n
     ac_arg_int(l, d.chunks);
     ac_arg_int(l, rspan);
     ac_grid1(l, (size_t)AC_CEIL_DIV(d.outer * d.chunks, rspan), cpu ? 1 : 64);
-}
-
-static double flop_in(const ac_graph *g, const ac_node *n)
-{
-    return (double)ac_count(ac_shape_of(g, n->in[0]));
 }
 
 static const ac_kern kern_sum[] = {{"sum_columns", "reduce", AC_CLASS_ANY, accepts_columns, NULL, setup_columns},
@@ -234,7 +229,7 @@ const ac_op ac_op_sum = {.name = "sum",
                          .vjp = vjp_sum,
                          .lower = lower_sum,
                          .ref = ref_sum,
-                         .flop = flop_in,
+                         .flop = ac_flop_in,
                          .kern = kern_sum,
                          .cases = case_sum};
 
@@ -268,7 +263,7 @@ const ac_op ac_op_sum_part = {.name = "sum_part",
                               .n_in = 1,
                               .infer = infer_part,
                               .ref = ref_part,
-                              .flop = flop_in,
+                              .flop = ac_flop_in,
                               .kern = kern_sum,
                               .cases = case_part};
 
@@ -329,7 +324,7 @@ static void setup_softmax(const ac_limits *lim, const ac_graph *g, const ac_node
     int64_t N = n->shape.d[n->shape.n - 1], rows = ac_count(&n->shape) / N;
 
     (void)g;
-    ac_def(l, "VW=%d", ac_norm_lanes(lim));
+    ac_def(l, "VW=%d", ac_lanes(lim, 4));
     ac_arg_buf(l, -1);
     ac_arg_buf(l, 0);
     ac_arg_int(l, rows);
@@ -351,7 +346,7 @@ const ac_op ac_op_softmax = {.name = "softmax",
                              .infer = infer_same,
                              .vjp = vjp_softmax,
                              .ref = ref_softmax,
-                             .flop = flop_in,
+                             .flop = ac_flop_in,
                              .kern = kern_softmax,
                              .cases = case_softmax};
 
@@ -402,7 +397,7 @@ static void setup_softmax_bx(const ac_limits *lim, const ac_graph *g, const ac_n
     int64_t N = n->shape.d[n->shape.n - 1], rows = ac_count(&n->shape) / N;
 
     (void)g;
-    ac_def(l, "VW=%d", ac_norm_lanes(lim));
+    ac_def(l, "VW=%d", ac_lanes(lim, 4));
     for (int k = -1; k < 2; k++)
         ac_arg_buf(l, k);
     ac_arg_int(l, rows);
@@ -421,7 +416,7 @@ const ac_op ac_op_softmax_bx = {.name = "softmax_bx",
                                 .infer = infer_softmax_bx,
                                 .lower = lower_softmax_bx,
                                 .ref = ref_softmax_bx,
-                                .flop = flop_in,
+                                .flop = ac_flop_in,
                                 .kern = kern_softmax_bx,
                                 .cases = case_softmax_bx};
 

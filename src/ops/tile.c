@@ -156,7 +156,7 @@ void ac_matmul_any_setup(const ac_limits *lim, const ac_graph *g, const ac_node 
 /* ------------------------------------------------------------------------------------------ conv */
 
 /* Attributes of conv_pack_tile. */
-enum { PK_TYPE, PK_STRIDE, PK_TOP, PK_LEFT };
+enum { PK_TYPE, PK_STRIDE = AC_PACK_STRIDE, PK_TOP, PK_LEFT };
 
 /* The kernels resample by an int product. */
 bool ac_conv_any_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n)
@@ -370,17 +370,6 @@ static void ref_pack(const ac_ref *r)
     }
 }
 
-static bool packs_forward(const ac_limits *lim, const ac_graph *g, const ac_node *n)
-{
-    (void)lim, (void)g;
-    return !n->at.i[PK_STRIDE];
-}
-
-static bool packs_backward(const ac_limits *lim, const ac_graph *g, const ac_node *n)
-{
-    return !packs_forward(lim, g, n);
-}
-
 static void pack_bufs(const ac_graph *g, const ac_node *n, ac_launch *l)
 {
     ac_def(l, "ST=%d", ac_at_node(g, n->in[0])->type);
@@ -416,14 +405,14 @@ static void setup_bx_pack(const ac_limits *lim, const ac_graph *g, const ac_node
 }
 
 static const ac_kern kern_pack[] = {
-    {"conv_pack_tile", "gemm_tile", AC_CLASS_ANY, packs_forward, NULL, setup_pack},
-    {"conv_bx_pack_tile", "gemm_tile", AC_CLASS_ANY, packs_backward, NULL, setup_bx_pack},
+    {"conv_pack_tile", "gemm_tile", AC_CLASS_ANY, ac_packs_forward, NULL, setup_pack},
+    {"conv_bx_pack_tile", "gemm_tile", AC_CLASS_ANY, ac_packs_backward, NULL, setup_bx_pack},
     {0}};
 static const ac_case case_pack[] = {
     {"5x7x3x3", AC_SMALL, {{4, {5, 7, 3, 3}}}, {{AC_F32}, {0}}, 1e-7},
     {"70x3x1x2_f16", AC_SMALL, {{4, {70, 3, 1, 2}}}, {{AC_F16}, {0}}, 1e-3},
-    {"bx_5x7x3x3", AC_SMALL, {{4, {5, 7, 3, 3}}}, {{AC_F32, 1}, {0}}, 1e-7},
-    {"bx_9x70x4x5_s3_f16", AC_SMALL, {{4, {9, 70, 4, 5}}}, {{AC_F16, 3, 2, 1}, {0}}, 1e-3},
+    {"bx_5x7x3x3", AC_SMALL, {{4, {5, 7, 3, 3}}}, {{AC_F32, 0, 0, 0, 1}, {0}}, 1e-7},
+    {"bx_9x70x4x5_s3_f16", AC_SMALL, {{4, {9, 70, 4, 5}}}, {{AC_F16, 0, 0, 0, 3, 2, 1}, {0}}, 1e-3},
     {0}};
 const ac_op ac_op_conv_pack_tile = {.name = "conv_pack_tile",
                                     .n_in = 1,

@@ -245,7 +245,7 @@ void ac_matmul_tn_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_no
  * with padding at top and left modulo the stride in 5 and 6: then [panels of C, taps by phase, K, panel], see
  * cl/common.h */
 
-enum { PK_STRIDE = 4, PK_TOP, PK_LEFT };
+enum { PK_STRIDE = AC_PACK_STRIDE, PK_TOP, PK_LEFT };
 
 static int infer_conv_pack(ac_graph *g, ac_node *n)
 {
@@ -309,20 +309,9 @@ static void setup_conv_bx_pack(const ac_limits *lim, const ac_graph *g, const ac
     ac_one_item_grid(l, AC_CEIL_DIV(w->shape.d[0], (int64_t)16), n->shape.d[0], 1);
 }
 
-static bool packs_forward(const ac_limits *lim, const ac_graph *g, const ac_node *n)
-{
-    (void)lim, (void)g;
-    return !n->at.i[PK_STRIDE];
-}
-
-static bool packs_backward(const ac_limits *lim, const ac_graph *g, const ac_node *n)
-{
-    return !packs_forward(lim, g, n);
-}
-
 static const ac_kern kern_conv_pack[] = {
-    {"conv_pack", "conv", AC_CLASS_CPU, packs_forward, NULL, setup_conv_pack},
-    {"conv_bx_pack", "conv", AC_CLASS_CPU, packs_backward, NULL, setup_conv_bx_pack},
+    {"conv_pack", "conv", AC_CLASS_CPU, ac_packs_forward, NULL, setup_conv_pack},
+    {"conv_bx_pack", "conv", AC_CLASS_CPU, ac_packs_backward, NULL, setup_conv_bx_pack},
     {0}};
 static const ac_case case_conv_pack[] = {
     {"37x5x3x3", AC_SMALL, {{4, {37, 5, 3, 3}}}, {{0, AC_F32, 0, 8}, {0}}, 1e-7},
