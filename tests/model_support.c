@@ -6,31 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static ac_dev *device;
-static ac_diag device_diag;
-
-int device_setup(void **state)
-{
-    (void)state;
-    if (ac_dev_open(NULL, &device_diag, &device) == 0)
-        return 0;
-    print_error("%s\n", device_diag.msg);
-    return -1;
-}
-
-int device_teardown(void **state)
-{
-    (void)state;
-    ac_dev_close(device);
-    device = NULL;
-    return 0;
-}
-
-ac_dev *test_device(void)
-{
-    return device;
-}
-
 /* ---------------------------------------------------------------------------------------------------- files */
 
 bool net_open(net_files *f, const char *dir, const char *part)
@@ -266,14 +241,14 @@ static double **device_values(rig *r)
     ac_exec *x = NULL;
 
     assert_non_null(v);
-    if (r->g->rc || ac_exec_new(device, r->g, NULL, &x) != 0)
-        fail_msg("%s%s", r->f->dg.msg, device_diag.msg);
+    if (r->g->rc || ac_exec_new(test_device(), r->g, NULL, &x) != 0)
+        fail_msg("%s%s", r->f->dg.msg, test_diag()->msg);
     for (size_t i = 0; i < r->feeds.n; i++) {
         const rig_feed *f = &r->feeds.p[i];
         assert_int_equal(ac_feed(x, f->name, f->is_int ? (void *)f->i : (void *)f->f, f->n * 4), 0);
     }
     if (ac_run(x) != 0)
-        fail_msg("%s", device_diag.msg);
+        fail_msg("%s", test_diag()->msg);
     for (size_t i = 0; i < r->wants.n; i++)
         v[i] = fetch(r, x, &r->wants.p[i]);
     ac_exec_free(x);

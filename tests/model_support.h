@@ -5,10 +5,6 @@
 #include "support.h"
 #include "model/nets.h"
 
-/* cmocka group setup and teardown: opens the device ($ADDCL_DEVICE or the best) that test_device() gives. */
-int device_setup(void **state);
-int device_teardown(void **state);
-ac_dev *test_device(void);
 
 /* Configuration and weights of one network: a folder with config.json and a weight file. */
 typedef struct net_files {

@@ -177,3 +177,35 @@ const char *temp_write(const char *name, const void *data, size_t n)
     assert_int_equal(fclose(f), 0);
     return path;
 }
+
+/* ---------------------------------------------------------------------------------------------------- device */
+
+static ac_dev *device;
+static ac_diag device_diag;
+
+int device_setup(void **state)
+{
+    (void)state;
+    if (ac_dev_open(NULL, &device_diag, &device) == 0)
+        return 0;
+    print_error("%s\n", device_diag.msg);
+    return -1;
+}
+
+int device_teardown(void **state)
+{
+    (void)state;
+    ac_dev_close(device);
+    device = NULL;
+    return 0;
+}
+
+ac_dev *test_device(void)
+{
+    return device;
+}
+
+ac_diag *test_diag(void)
+{
+    return &device_diag;
+}

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include "dev/dev.h"
 #include "io/safetensors.h"
 
 /* Built with a sanitizer: limits on time and memory do not hold. */
@@ -43,5 +44,12 @@ int temp_teardown(void **state);
 const char *temp_path(const char *name);
 /* Writes n bytes to temp_path(name), which is returned. */
 const char *temp_write(const char *name, const void *data, size_t n);
+
+/* cmocka group setup and teardown: opens the device ($ADDCL_DEVICE or the best) that test_device() gives, with its messages in
+ * test_diag(). */
+int device_setup(void **state);
+int device_teardown(void **state);
+ac_dev *test_device(void);
+ac_diag *test_diag(void);
 
 #endif

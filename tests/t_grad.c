@@ -17,26 +17,8 @@
 
 enum { VJP_CASES = 250, DOUBLE_CASES = 60 }; /* least numbers that the rows must give */
 
-static ac_diag dg;
-static ac_dev *dev;
 static const char *pattern;
 static int n_vjp, n_double;
-
-static int open_device(void **state)
-{
-    (void)state;
-    if (ac_dev_open(NULL, &dg, &dev) == 0)
-        return 0;
-    print_error("%s\n", dg.msg);
-    return -1;
-}
-
-static int close_device(void **state)
-{
-    (void)state;
-    ac_dev_close(dev);
-    return 0;
-}
 
 /* ------------------------------------------------------------------------------------------ a case as a graph of inputs */
 
@@ -101,8 +83,8 @@ static void trial_new(trial *t, const ac_op *op, const ac_case *c)
     ac_id in[AC_MAX_IN];
 
     memset(t, 0, sizeof *t);
-    assert_int_equal(ac_case_graph_new(op, c, AC_F32, &dg, &cg), 0);
-    assert_non_null(t->g = ac_graph_new(&dg, AC_F32));
+    assert_int_equal(ac_case_graph_new(op, c, AC_F32, test_diag(), &cg), 0);
+    assert_non_null(t->g = ac_graph_new(test_diag(), AC_F32));
     for (int k = 0; k < AC_MAX_IN; k++) {
         in[k] = AC_NONE;
         t->of_op[k] = -1;
@@ -137,7 +119,7 @@ static void reference(const trial *t, double **out)
     for (int i = 0; i < t->n_in; i++)
         feeds[i] = t->value[i];
     if (ac_ref_run(t->g, feeds, out) < 0)
-        fail_msg("%s", dg.msg);
+        fail_msg("%s", test_diag()->msg);
 }
 
 /* ------------------------------------------------------------------------------------------ central differences */
@@ -215,8 +197,8 @@ static bool check_device(const trial *t, const char *name, double *const *want)
     char in[16], out[16];
     bool ok = true;
 
-    if (ac_exec_new(dev, t->g, NULL, &x) < 0)
-        fail_msg("%s: %s", name, dg.msg);
+    if (ac_exec_new(test_device(), t->g, NULL, &x) < 0)
+        fail_msg("%s: %s", name, test_diag()->msg);
     for (int i = 0; i < t->n_in; i++) {
         size_t n = (size_t)ac_count(ac_shape_of(t->g, t->in[i]));
         bool ids = ac_at_node(t->g, t->in[i])->type == AC_I32;
@@ -233,7 +215,7 @@ static bool check_device(const trial *t, const char *name, double *const *want)
         free(k);
     }
     if (ac_run(x) < 0)
-        fail_msg("%s: %s", name, dg.msg);
+        fail_msg("%s: %s", name, test_diag()->msg);
     for (size_t o = 1; o < t->g->outputs.n; o++) {
         size_t n = (size_t)ac_count(ac_shape_of(t->g, t->g->outputs.p[o].id));
         float *got = calloc(n, sizeof *got);
@@ -274,7 +256,7 @@ static int check_gradients(trial *t, const char *name)
             ac_set_output(t->g, o, gx[k]);
     }
     if (t->g->rc) {
-        print_error("# FAIL %s: %s\n", name, dg.msg);
+        print_error("# FAIL %s: %s\n", name, test_diag()->msg);
         return -1;
     }
     reference(t, out);
@@ -406,14 +388,14 @@ static ac_id blocks(ac_graph *g, ac_id x, ac_id w, int n, bool checkpoint)
 
 static ac_graph *chain(int n, bool checkpoint, uint64_t *activations, float *gx, const float *xv, const float *wv)
 {
-    ac_graph *g = ac_graph_new(&dg, AC_F32);
+    ac_graph *g = ac_graph_new(test_diag(), AC_F32);
     ac_id in[2] = {ac_input(g, "x", AC_F32, ac_dims(2, 64, 32)), ac_input(g, "w", AC_F32, ac_dims(2, 32, 32))}, out[2], y;
     ac_exec *x = NULL;
 
     y = blocks(g, in[0], in[1], n, checkpoint);
     ac_grad(g, y, AC_NONE, in, 2, out);
     ac_set_output(g, "gw", out[1]);
-    assert_int_equal(ac_exec_new(dev, g, NULL, &x), 0);
+    assert_int_equal(ac_exec_new(test_device(), g, NULL, &x), 0);
     assert_int_equal(ac_feed(x, "x", xv, 64 * 32 * 4), 0);
     assert_int_equal(ac_feed(x, "w", wv, 32 * 32 * 4), 0);
     assert_int_equal(ac_run(x), 0);
@@ -446,7 +428,7 @@ static double run_scalar(ac_graph *g, ac_id out, double x)
 
     ac_set_output(g, "y", out);
     if (ac_ref_run(g, feeds, y) < 0)
-        fail_msg("%s", dg.msg);
+        fail_msg("%s", test_diag()->msg);
     v = y[0][0];
     free(y[0]);
     return v;
@@ -455,7 +437,7 @@ static double run_scalar(ac_graph *g, ac_id out, double x)
 /* d/dx of x stop(x) is x, not 2 x; a value used many times sums its gradients; no path, no gradient. */
 static void sweeps(void **state)
 {
-    ac_graph *g = ac_graph_new(&dg, AC_F32);
+    ac_graph *g = ac_graph_new(test_diag(), AC_F32);
     ac_id x = ac_input(g, "x", AC_F32, ac_dims(1, 1)), other = ac_scale(g, x, 3, 0), gx;
 
     (void)state;
@@ -463,13 +445,13 @@ static void sweeps(void **state)
     assert_true(fabs(run_scalar(g, gx, 1.5) - 1.5) < 1e-12);
     ac_graph_free(g);
 
-    g = ac_graph_new(&dg, AC_F32);
+    g = ac_graph_new(test_diag(), AC_F32);
     x = ac_input(g, "x", AC_F32, ac_dims(1, 1));
     ac_grad(g, ac_mul(g, ac_mul(g, x, x), ac_add(g, x, ac_mul(g, x, x))), AC_NONE, &x, 1, &gx); /* x^3 + x^4 */
     assert_true(fabs(run_scalar(g, gx, 2) - 44) < 1e-9);
     ac_graph_free(g);
 
-    g = ac_graph_new(&dg, AC_F32);
+    g = ac_graph_new(test_diag(), AC_F32);
     x = ac_input(g, "x", AC_F32, ac_dims(1, 1));
     other = ac_scale(g, x, 3, 0);
     ac_grad(g, ac_stop(g, x), AC_NONE, &x, 1, &gx);
@@ -482,7 +464,7 @@ static void sweeps(void **state)
 /* Three times differentiated: x^5 -> 60 x^2. */
 static void third(void **state)
 {
-    ac_graph *g = ac_graph_new(&dg, AC_F32);
+    ac_graph *g = ac_graph_new(test_diag(), AC_F32);
     ac_id x = ac_input(g, "x", AC_F32, ac_dims(1, 1)), x2 = ac_mul(g, x, x), y = ac_mul(g, ac_mul(g, x2, x2), x);
 
     (void)state;
@@ -497,17 +479,17 @@ static void variables(void **state)
 {
     float v[5] = {1, 2, 3, 4, 5}, got[5];
     ac_var *var;
-    ac_graph *g = ac_graph_new(&dg, AC_F32);
+    ac_graph *g = ac_graph_new(test_diag(), AC_F32);
     ac_exec *x = NULL;
 
     (void)state;
-    assert_int_equal(ac_var_new(dev, "v", AC_F32, ac_dims(1, 5), &var), 0);
+    assert_int_equal(ac_var_new(test_device(), "v", AC_F32, ac_dims(1, 5), &var), 0);
     assert_int_equal(ac_var_read(var, got), 0);
     for (int i = 0; i < 5; i++)
         assert_true(got[i] == 0);
     assert_int_equal(ac_var_write(var, v), 0);
     ac_set_output(g, "y", ac_scale(g, ac_state(g, var), 2, 1));
-    assert_int_equal(ac_exec_new(dev, g, NULL, &x), 0);
+    assert_int_equal(ac_exec_new(test_device(), g, NULL, &x), 0);
     for (int round = 0; round < 2; round++) {
         assert_int_equal(ac_run(x), 0);
         assert_int_equal(ac_fetch(x, "y", got, sizeof got), 0);
@@ -533,8 +515,8 @@ int main(int argc, char **argv)
     int failed;
 
     pattern = argc > 1 ? argv[1] : NULL;
-    failed = cmocka_run_group_tests_name("gradients", of_ops, open_device, close_device);
+    failed = cmocka_run_group_tests_name("gradients", of_ops, device_setup, device_teardown);
     if (!pattern)
-        failed += cmocka_run_group_tests_name("sweep", sweep, open_device, close_device);
+        failed += cmocka_run_group_tests_name("sweep", sweep, device_setup, device_teardown);
     return failed;
 }

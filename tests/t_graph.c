@@ -11,30 +11,12 @@
 #include "graph/pass.h"
 #include "ops/ops.h"
 
-static ac_diag dg;
-static ac_dev *dev;
-
-static int open_device(void **state)
-{
-    (void)state;
-    if (ac_dev_open(NULL, &dg, &dev) == 0)
-        return 0;
-    print_error("%s\n", dg.msg);
-    return -1;
-}
-
-static int close_device(void **state)
-{
-    (void)state;
-    ac_dev_close(dev);
-    return 0;
-}
 
 static ac_graph *new_graph(void)
 {
-    ac_graph *g = ac_graph_new(&dg, AC_F32);
+    ac_graph *g = ac_graph_new(test_diag(), AC_F32);
     assert_non_null(g);
-    ac_clear(&dg);
+    ac_clear(test_diag());
     return g;
 }
 
@@ -100,17 +82,17 @@ static void errors_stick(void **state)
     ac_scope_end(g, outer);
     assert_int_equal(bad, AC_POISON);
     assert_int_equal(g->rc, ADDCL_E_SHAPE);
-    assert_string_equal(dg.msg, "block.0.conv1: concat: [3,4] and [5,5] do not fit along axis 0");
+    assert_string_equal(test_diag()->msg, "block.0.conv1: concat: [3,4] and [5,5] do not fit along axis 0");
     top = ac_add(g, bad, a);
     assert_int_equal(top, AC_POISON);
     assert_int_equal(ac_silu(g, a), AC_POISON);
     assert_int_equal(input(g, "c", ac_dims(1, 1)), AC_POISON);
     ac_set_output(g, "y", top);
-    assert_int_equal(ac_exec_new(dev, g, NULL, &x), ADDCL_E_SHAPE);
+    assert_int_equal(ac_exec_new(test_device(), g, NULL, &x), ADDCL_E_SHAPE);
     assert_null(x);
-    assert_string_equal(dg.msg, "block.0.conv1: concat: [3,4] and [5,5] do not fit along axis 0");
+    assert_string_equal(test_diag()->msg, "block.0.conv1: concat: [3,4] and [5,5] do not fit along axis 0");
     ac_graph_free(g);
-    ac_clear(&dg);
+    ac_clear(test_diag());
 }
 
 /* Wrong shapes, one op after the other. Each case makes its own graph. */
@@ -204,13 +186,13 @@ static void wrong_shapes(void **state)
         char head[32];
         ac_id id = make_bad(g, k);
         snprintf(head, sizeof head, "layer%d: ", k);
-        if (id != AC_POISON || g->rc != ADDCL_E_SHAPE || strncmp(dg.msg, head, strlen(head)) != 0 ||
-            strchr(dg.msg, '\n'))
-            fail_msg("case %d: node %d, code %d, message \"%s\"", k, (int)id, g->rc, dg.msg);
+        if (id != AC_POISON || g->rc != ADDCL_E_SHAPE || strncmp(test_diag()->msg, head, strlen(head)) != 0 ||
+            strchr(test_diag()->msg, '\n'))
+            fail_msg("case %d: node %d, code %d, message \"%s\"", k, (int)id, g->rc, test_diag()->msg);
         ac_scope_end(g, top);
         ac_graph_free(g);
     }
-    ac_clear(&dg);
+    ac_clear(test_diag());
 }
 
 /* ------------------------------------------------------------------------------------------ running */
@@ -268,8 +250,8 @@ static void run_without(const ac_graph *g, const feed *f, double **want, const c
     ac_exec *x = NULL;
 
     setenv("ADDCL_OFF", off, 1);
-    if (ac_exec_new(dev, g, &opts, &x) != 0)
-        fail_msg("%s", dg.msg);
+    if (ac_exec_new(test_device(), g, &opts, &x) != 0)
+        fail_msg("%s", test_diag()->msg);
     unsetenv("ADDCL_OFF");
     feed_all(x, g, f);
     for (int run = 0; run < 2; run++)
@@ -496,7 +478,7 @@ static void check_plan(const ac_graph *g, bool fold)
     size_t n;
 
     assert_int_equal(ac_fuse(g, &fused), 0);
-    assert_int_equal(ac_select(ac_dev_limits(dev), fused, NULL, &low), 0);
+    assert_int_equal(ac_select(ac_dev_limits(test_device()), fused, NULL, &low), 0);
     assert_int_equal(ac_plan_slots(low, false, fold, &s), 0);
     n = low->nodes.n;
     assert_non_null(last = ac_calloc(n, sizeof *last));
@@ -547,7 +529,7 @@ static void random_networks(void **state)
 /* The plans of networks of Stable Diffusion 2.1's size. */
 static void plans_of_real_networks(void **state)
 {
-    const ac_nets n = ac_bench_nets(dev, &dg, AC_F16);
+    const ac_nets n = ac_bench_nets(test_device(), test_diag(), AC_F16);
     ac_stage_size z = {.batch = 2, .h = 24, .w = 16, .tokens = 77, .guided = true, .plan_only = true};
     ac_stage s;
 
@@ -576,7 +558,7 @@ static void kernels_of_the_class(void **state)
 {
     static const ac_class classes[] = {AC_CLASS_GPU, AC_CLASS_CPU};
     static char *const foreign[] = {"_vec", "_tile"};
-    ac_limits lim = *ac_dev_limits(dev);
+    ac_limits lim = *ac_dev_limits(test_device());
 
     (void)state;
     for (size_t i = 0; i < AC_LEN(classes); i++) {
@@ -585,8 +567,8 @@ static void kernels_of_the_class(void **state)
         ac_nets n;
         ac_stage s;
         lim.cls = classes[i];
-        assert_int_equal(ac_dev_fake(&lim, &dg, &fake), 0);
-        n = ac_bench_nets(fake, &dg, AC_F16);
+        assert_int_equal(ac_dev_fake(&lim, test_diag(), &fake), 0);
+        n = ac_bench_nets(fake, test_diag(), AC_F16);
         assert_int_equal(ac_stage_unet(&n, &z, &s), 0);
         ac_exec_launches(s.x, not_named, foreign[i]);
         ac_stage_free(&s);
@@ -602,24 +584,24 @@ static void compare_peaks(const ac_graph *g)
 
     for (size_t i = 0; i < AC_LEN(off); i++) {
         ac_exec_opts plan = {.plan_only = true};
-        uint64_t before = ac_dev_used(dev), planned, got;
+        uint64_t before = ac_dev_used(test_device()), planned, got;
         ac_exec *x = NULL;
         setenv("ADDCL_OFF", off[i], 1);
-        ac_dev_reset_peak(dev);
-        assert_int_equal(ac_exec_new(dev, g, &plan, &x), 0);
+        ac_dev_reset_peak(test_device());
+        assert_int_equal(ac_exec_new(test_device(), g, &plan, &x), 0);
         planned = ac_exec_info(x)->peak;
         assert_true(ac_exec_info(x)->flop > 0 && ac_exec_info(x)->launches > 0);
-        assert_int_equal(ac_dev_peak(dev), before); /* a plan takes nothing */
+        assert_int_equal(ac_dev_peak(test_device()), before); /* a plan takes nothing */
         ac_exec_free(x);
-        assert_int_equal(ac_exec_new(dev, g, NULL, &x), 0);
+        assert_int_equal(ac_exec_new(test_device(), g, NULL, &x), 0);
         assert_int_equal(ac_exec_info(x)->peak, planned);
         assert_int_equal(ac_run(x), 0);
-        got = ac_dev_peak(dev) - before;
+        got = ac_dev_peak(test_device()) - before;
         if (got > planned || (double)got < 0.9 * (double)planned)
             fail_msg("without \"%s\": planned %llu bytes, used %llu", off[i], (unsigned long long)planned,
                      (unsigned long long)got);
         ac_exec_free(x);
-        assert_int_equal(ac_dev_used(dev), before); /* all of it is given back */
+        assert_int_equal(ac_dev_used(test_device()), before); /* all of it is given back */
     }
     unsetenv("ADDCL_OFF");
 }
@@ -653,7 +635,7 @@ static void chains_are_short(void **state)
     for (int i = 0; i < 40; i++)
         y = i % 2 ? ac_tanh(g, y) : ac_transpose(g, y, 1, 0, -1, -1);
     ac_set_output(g, "y", y);
-    assert_int_equal(ac_exec_new(dev, g, &plan, &x), 0);
+    assert_int_equal(ac_exec_new(test_device(), g, &plan, &x), 0);
     assert_true(ac_exec_info(x)->activations <=
                 4 * 64 * 64 * sizeof(float)); /* the input, the output and two in turns */
     ac_exec_free(x);
@@ -676,12 +658,12 @@ static void too_large(void **state)
     ac_exec *x = NULL;
 
     (void)state;
-    assert_int_equal(ac_dev_fake(&lim, &dg, &small), 0);
+    assert_int_equal(ac_dev_fake(&lim, test_diag(), &small), 0);
     ac_set_output(g, "y", ac_silu(g, input(g, "x", ac_dims(1, 1 << 20))));
     assert_int_equal(ac_exec_new(small, g, NULL, &x), ADDCL_E_DEVMEM);
     assert_null(x);
-    assert_non_null(strstr(dg.msg, "choose a smaller size"));
-    ac_clear(&dg);
+    assert_non_null(strstr(test_diag()->msg, "choose a smaller size"));
+    ac_clear(test_diag());
     ac_graph_free(g);
     ac_dev_close(small);
 }
@@ -702,12 +684,12 @@ static void check_finds_nan(void **state)
     ac_scope_end(g, top);
     ac_set_output(g, "y", ac_add(g, y, x));
     setenv("ADDCL_CHECK", "1", 1);
-    assert_int_equal(ac_exec_new(dev, g, NULL, &e), 0);
+    assert_int_equal(ac_exec_new(test_device(), g, NULL, &e), 0);
     unsetenv("ADDCL_CHECK");
     assert_int_equal(ac_feed(e, "x", v, sizeof v), 0);
     assert_int_equal(ac_run(e), ADDCL_E_DIVERGED);
-    assert_non_null(strstr(dg.msg, "up.1: log [8]: element 3 is "));
-    ac_clear(&dg);
+    assert_non_null(strstr(test_diag()->msg, "up.1: log [8]: element 3 is "));
+    ac_clear(test_diag());
     v[3] = 4;
     assert_int_equal(ac_feed(e, "x", v, sizeof v), 0);
     assert_int_equal(ac_run(e), 0);
@@ -724,18 +706,18 @@ static void wrong_feeds(void **state)
 
     (void)state;
     ac_set_output(g, "y", ac_exp(g, x));
-    assert_int_equal(ac_exec_new(dev, g, NULL, &e), 0);
+    assert_int_equal(ac_exec_new(test_device(), g, NULL, &e), 0);
     assert_int_equal(ac_feed(e, "x", v, sizeof v - 4), ADDCL_E_INTERNAL);
-    assert_non_null(strstr(dg.msg, "\"x\""));
-    ac_clear(&dg);
+    assert_non_null(strstr(test_diag()->msg, "\"x\""));
+    ac_clear(test_diag());
     assert_int_equal(ac_feed(e, "nobody", v, 4), 0); /* an input that no output needs */
     assert_int_equal(ac_feed(e, "x", v, sizeof v), 0);
     assert_int_equal(ac_run(e), 0);
     assert_int_equal(ac_fetch(e, "y", v, sizeof v + 4), ADDCL_E_INTERNAL);
-    assert_non_null(strstr(dg.msg, "\"y\""));
-    ac_clear(&dg);
+    assert_non_null(strstr(test_diag()->msg, "\"y\""));
+    ac_clear(test_diag());
     assert_int_equal(ac_fetch(e, "z", v, sizeof v), ADDCL_E_INTERNAL);
-    ac_clear(&dg);
+    ac_clear(test_diag());
     assert_int_equal(ac_fetch(e, "y", v, sizeof v), 0);
     assert_true(v[7] == 1);
     ac_exec_free(e);
@@ -753,8 +735,8 @@ static void carrying(void **state)
     ac_set_output(g, "next", ac_scale(g, input(g, "x", ac_dims(1, 8)), 1, 1));
     ac_set_output(h, "y", ac_scale(h, input(h, "x", ac_dims(1, 8)), 10, 0));
     ac_set_output(h, "long", ac_fill(h, ac_dims(1, 9), 0));
-    assert_int_equal(ac_exec_new(dev, g, NULL, &a), 0);
-    assert_int_equal(ac_exec_new(dev, h, NULL, &b), 0);
+    assert_int_equal(ac_exec_new(test_device(), g, NULL, &a), 0);
+    assert_int_equal(ac_exec_new(test_device(), h, NULL, &b), 0);
     assert_int_equal(ac_feed(a, "x", v, sizeof v), 0);
     for (int i = 0; i < 3; i++) {
         assert_int_equal(ac_run(a), 0);
@@ -768,7 +750,7 @@ static void carrying(void **state)
     assert_int_equal(ac_carry(a, "nothing", b, "x"), ADDCL_E_INTERNAL);
     assert_int_equal(ac_carry(b, "long", a, "x"), ADDCL_E_INTERNAL);
     assert_int_equal(ac_carry(a, "next", b, "nobody"), 0);
-    ac_clear(&dg);
+    ac_clear(test_diag());
     ac_exec_free(a);
     ac_exec_free(b);
     ac_graph_free(g);
@@ -794,5 +776,5 @@ int main(void)
         cmocka_unit_test(wrong_feeds),
         cmocka_unit_test(carrying),
     };
-    return cmocka_run_group_tests_name("graph", tests, open_device, close_device);
+    return cmocka_run_group_tests_name("graph", tests, device_setup, device_teardown);
 }

@@ -15,26 +15,8 @@
 #include "ops/check.h"
 #include "ops/ops.h"
 
-static ac_diag dg;
-static ac_dev *dev;
 static const char *pattern;
 static bool smallest;
-
-static int open_device(void **state)
-{
-    (void)state;
-    if (ac_dev_open(NULL, &dg, &dev) == 0)
-        return 0;
-    print_error("%s\n", dg.msg);
-    return -1;
-}
-
-static int close_device(void **state)
-{
-    (void)state;
-    ac_dev_close(dev);
-    return 0;
-}
 
 /* ------------------------------------------------------------------------------------------ the ops' own cases */
 
@@ -70,8 +52,8 @@ static int count_check(void *user, const ac_check *c)
 
 static void run_checks(tally *t, const char *which)
 {
-    if (ac_check_op(dev, t->op, AC_SMALL, which, count_check, t) != 0)
-        fail_msg("%s: %s", t->op->name, dg.msg);
+    if (ac_check_op(test_device(), t->op, AC_SMALL, which, count_check, t) != 0)
+        fail_msg("%s: %s", t->op->name, test_diag()->msg);
 }
 
 static double flop_of(const ac_op *op, const ac_case *c)
@@ -79,7 +61,7 @@ static double flop_of(const ac_op *op, const ac_case *c)
     ac_case_graph cg;
     double flop;
 
-    assert_int_equal(ac_case_graph_new(op, c, AC_F32, &dg, &cg), 0);
+    assert_int_equal(ac_case_graph_new(op, c, AC_F32, test_diag(), &cg), 0);
     flop = op->flop ? op->flop(cg.g, ac_at_node(cg.g, cg.y)) : (double)ac_count(ac_shape_of(cg.g, cg.y));
     ac_case_graph_free(&cg);
     return flop;
@@ -116,7 +98,7 @@ static void run_smallest(tally *t)
 
 static bool has_groups(void)
 {
-    const ac_limits *lim = ac_dev_limits(dev);
+    const ac_limits *lim = ac_dev_limits(test_device());
     return lim->max_wg >= 64 && lim->max_item[0] >= 64 && lim->local_mem >= 16 << 10;
 }
 
@@ -155,7 +137,7 @@ static void check_op(const ac_op *op)
 /* A new graph whose weights are f32. */
 static ac_graph *new_graph(void)
 {
-    ac_graph *g = ac_graph_new(&dg, AC_F32);
+    ac_graph *g = ac_graph_new(test_diag(), AC_F32);
     assert_non_null(g);
     return g;
 }
@@ -177,8 +159,8 @@ static void run_graph(const ac_graph *g, const ac_kern *force, const float *cons
     ac_exec_opts opts = {.force = force, .guard = true};
     ac_exec *x = NULL;
 
-    if (ac_exec_new(dev, g, &opts, &x) != 0)
-        fail_msg("%s", dg.msg);
+    if (ac_exec_new(test_device(), g, &opts, &x) != 0)
+        fail_msg("%s", test_diag()->msg);
     for (size_t i = 1; i < g->nodes.n; i++) {
         const ac_node *node = &g->nodes.p[i];
         if (node->op == &ac_op_input)
@@ -241,7 +223,7 @@ static void all_halves(void **state)
     ac_set_output(g, "back", ac_cast(g, wide, AC_F16));
     for (int i = 0; i < N; i++)
         h[i] = (uint16_t)i;
-    assert_int_equal(ac_exec_new(dev, g, NULL, &e), 0);
+    assert_int_equal(ac_exec_new(test_device(), g, NULL, &e), 0);
     assert_int_equal(ac_feed(e, "h", h, N * 2), 0);
     assert_int_equal(ac_run(e), 0);
     assert_int_equal(ac_fetch(e, "wide", f, N * sizeof *f), 0);
@@ -279,7 +261,7 @@ static void narrowing(void **state)
         ac_graph *g = new_graph();
         ac_exec *e = NULL;
         ac_set_output(g, "y", ac_cast(g, input(g, "x", ac_dims(1, N)), types[t]));
-        assert_int_equal(ac_exec_new(dev, g, NULL, &e), 0);
+        assert_int_equal(ac_exec_new(test_device(), g, NULL, &e), 0);
         assert_int_equal(ac_feed(e, "x", f, N * sizeof *f), 0);
         assert_int_equal(ac_run(e), 0);
         assert_int_equal(ac_fetch(e, "y", got, sizeof got), 0);
@@ -584,8 +566,8 @@ static void *twice(const ac_op *op, const ac_case *c, const ac_kern *kern, size_
     void *y[2];
     char name[8];
 
-    assert_int_equal(ac_case_graph_new(op, c, op->typed ? AC_F16 : AC_F32, &dg, &cg), 0);
-    assert_int_equal(ac_exec_new(dev, cg.g, &opts, &x), 0);
+    assert_int_equal(ac_case_graph_new(op, c, op->typed ? AC_F16 : AC_F32, test_diag(), &cg), 0);
+    assert_int_equal(ac_exec_new(test_device(), cg.g, &opts, &x), 0);
     *bytes = (size_t)ac_count(ac_shape_of(cg.g, cg.y)) * ac_type_size(ac_at_node(cg.g, cg.y)->type);
     for (int i = 0; i < 2; i++) {
         for (int k = 0; k < AC_MAX_IN; k++) { /* each time: effects write into inputs */
@@ -659,10 +641,10 @@ int main(int argc, char **argv)
 
     pattern = argc > 1 ? argv[1] : NULL;
     smallest = getenv("ADDCL_TEST_SMALLEST") != NULL;
-    failed = cmocka_run_group_tests_name("ops", of_ops, open_device, close_device);
+    failed = cmocka_run_group_tests_name("ops", of_ops, device_setup, device_teardown);
     if (pattern) /* one of these, by its whole name */
         cmocka_set_test_filter(pattern);
     if (!smallest)
-        failed += cmocka_run_group_tests_name("special values", special, open_device, close_device);
+        failed += cmocka_run_group_tests_name("special values", special, device_setup, device_teardown);
     return failed;
 }

@@ -12,34 +12,16 @@
 #include "base/rng.h"
 #include "ops/ops.h"
 
-static ac_diag dg;
-static ac_dev *dev;
-
-static int open_device(void **state)
-{
-    (void)state;
-    if (ac_dev_open(NULL, &dg, &dev) == 0)
-        return 0;
-    print_error("%s\n", dg.msg);
-    return -1;
-}
-
-static int close_device(void **state)
-{
-    (void)state;
-    ac_dev_close(dev);
-    return 0;
-}
 
 static void ok(int rc)
 {
     if (rc < 0)
-        fail_msg("%s", dg.msg);
+        fail_msg("%s", test_diag()->msg);
 }
 
 static ac_graph *new_graph(void)
 {
-    ac_graph *g = ac_graph_new(&dg, AC_F32);
+    ac_graph *g = ac_graph_new(test_diag(), AC_F32);
     assert_non_null(g);
     return g;
 }
@@ -47,14 +29,14 @@ static ac_graph *new_graph(void)
 static ac_exec *new_exec(const ac_graph *g)
 {
     ac_exec *x = NULL;
-    ok(ac_exec_new(dev, g, NULL, &x));
+    ok(ac_exec_new(test_device(), g, NULL, &x));
     return x;
 }
 
 static ac_var *new_var(const char *name, int n)
 {
     ac_var *v = NULL;
-    ok(ac_var_new(dev, name, AC_F32, ac_dims(1, n), &v));
+    ok(ac_var_new(test_device(), name, AC_F32, ac_dims(1, n), &v));
     return v;
 }
 
@@ -454,7 +436,7 @@ static double best_run(ac_exec *x)
     for (int i = 0; i < 12; i++) {
         double t = now();
         ok(ac_run(x));
-        ok(ac_dev_finish(dev));
+        ok(ac_dev_finish(test_device()));
         best = AC_MIN(best, now() - t);
     }
     return best;
@@ -465,17 +447,17 @@ static double best_copy(size_t bytes)
     ac_buf *x = NULL, *y = NULL;
     double best = 1e30;
 
-    ok(ac_buf_new(dev, bytes, &x));
-    ok(ac_buf_new(dev, bytes, &y));
-    ok(ac_buf_fill(dev, x, 0, bytes));
+    ok(ac_buf_new(test_device(), bytes, &x));
+    ok(ac_buf_new(test_device(), bytes, &y));
+    ok(ac_buf_fill(test_device(), x, 0, bytes));
     for (int i = 0; i < 12; i++) {
         double t = now();
-        ok(ac_buf_copy(dev, y, x, bytes));
-        ok(ac_dev_finish(dev));
+        ok(ac_buf_copy(test_device(), y, x, bytes));
+        ok(ac_dev_finish(test_device()));
         best = AC_MIN(best, now() - t);
     }
-    ac_buf_free(dev, x);
-    ac_buf_free(dev, y);
+    ac_buf_free(test_device(), x);
+    ac_buf_free(test_device(), y);
     return best;
 }
 
@@ -525,6 +507,6 @@ int main(int argc, char **argv)
     const struct CMUnitTest timing[] = {cmocka_unit_test(speed)};
 
     if (argc > 1 && !strcmp(argv[1], "speed"))
-        return cmocka_run_group_tests_name("speed", timing, open_device, close_device);
-    return cmocka_run_group_tests_name("optim", tests, open_device, close_device);
+        return cmocka_run_group_tests_name("speed", timing, device_setup, device_teardown);
+    return cmocka_run_group_tests_name("optim", tests, device_setup, device_teardown);
 }
