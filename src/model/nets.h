@@ -102,4 +102,21 @@ ac_vit_out ac_vit(ac_net *m, const ac_vit_cfg *c, ac_id image);
  * it looks real. */
 ac_id ac_patch_disc(ac_net *m, ac_id image);
 
+/* ---- heads on features: StyleGAN-T's discriminator (Sauer et al. 2023), under the names of its checkpoints. Their weights are
+ * in training; every use makes one power iteration of the spectral norms first, and a later use goes on from an earlier one. */
+typedef struct ac_spectral {
+    ac_var *u, *v;
+    ac_id now[2]; /* u and v after the last use */
+} ac_spectral;
+typedef struct ac_heads {
+    int virtual_batch; /* samples that a batch norm takes together; the batch is cut into ceil(B / virtual_batch) equal groups */
+    int cmap;          /* width of the projection by a condition; 0: heads are not conditioned */
+    AC_VEC(ac_spectral) norms;
+} ac_heads;
+/* Features [B,T,C], condition [B,D] (AC_NONE without) -> logits [B,T], large where they look real. Twice differentiable. */
+ac_id ac_head(ac_net *m, ac_heads *h, ac_id features, ac_id condition);
+/* Keeps u and v as the last use has left them: effects. */
+void ac_heads_keep(ac_heads *h, ac_graph *g);
+void ac_heads_free(ac_heads *h); /* what it owns, not h itself */
+
 #endif

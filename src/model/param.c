@@ -14,20 +14,31 @@ static void free_parameter(ac_parameter *p)
     free(p->name);
 }
 
+static void free_list(ac_parameter_list *l)
+{
+    for (size_t i = 0; i < l->n; i++)
+        free_parameter(&l->p[i]);
+    free(l->p);
+}
+
 void ac_params_free(ac_params *s)
 {
-    for (size_t i = 0; i < s->p.n; i++)
-        free_parameter(&s->p.p[i]);
-    free(s->p.p);
+    free_list(&s->p);
+    free_list(&s->kept);
     memset(s, 0, sizeof *s);
+}
+
+static ac_parameter *find(const ac_parameter_list *l, const char *name)
+{
+    for (size_t i = 0; i < l->n; i++)
+        if (!strcmp(l->p[i].name, name))
+            return &l->p[i];
+    return NULL;
 }
 
 ac_parameter *ac_params_find(const ac_params *s, const char *name)
 {
-    for (size_t i = 0; i < s->p.n; i++)
-        if (!strcmp(s->p.p[i].name, name))
-            return &s->p.p[i];
-    return NULL;
+    return find(&s->p, name);
 }
 
 int64_t ac_params_count(const ac_params *s)
@@ -53,6 +64,17 @@ static bool is_table(const char *name)
     return strstr(name, "embedding.weight") || ac_ends_with(name, "cls_token") || ac_ends_with(name, "class_embedding") || ac_ends_with(name, "mask_token") || strstr(name, "position_embeddings");
 }
 
+static void unit_vector(uint64_t *state, float *x, size_t n)
+{
+    double square = 0;
+
+    ac_mix_normal(state, x, n);
+    for (size_t i = 0; i < n; i++)
+        square += (double)x[i] * (double)x[i];
+    for (size_t i = 0; i < n; i++)
+        x[i] = (float)((double)x[i] / sqrt(square));
+}
+
 /* Weights of linear layers and convolutions are uniform in +-1/sqrt(fan in), PyTorch's default; tables are normal with
  * standard deviation 0.02; scales are one, biases zero. Each parameter has a stream of its own: its values do not depend on
  * the order in which graphs ask. */
@@ -68,6 +90,10 @@ static void initial_values(const ac_params *s, const char *name, const ac_shape 
         ac_mix_normal(&state, x, n);
         for (size_t i = 0; i < n; i++)
             x[i] *= 0.02f;
+    } else if (ac_ends_with(name, "cmapper.weight")) {
+        ac_mix_normal(&state, x, n);
+    } else if (ac_ends_with(name, "weight_u") || ac_ends_with(name, "weight_v")) {
+        unit_vector(&state, x, n);
     } else if (shape->n == 1) {
         for (size_t i = 0; i < n; i++)
             x[i] = ac_ends_with(name, "bias") ? 0 : 1;
@@ -102,7 +128,7 @@ out:
 
 /* ------------------------------------------------------------------------------------------ variables */
 
-static int add_parameter(ac_params *s, const char *name, const ac_shape *shape)
+static int add_parameter(ac_params *s, ac_parameter_list *l, const char *name, const ac_shape *shape)
 {
     ac_parameter p = {.name = ac_strdup(name)};
     int rc = p.name ? 0 : ac_nomem(s->dg, strlen(name));
@@ -110,7 +136,7 @@ static int add_parameter(ac_params *s, const char *name, const ac_shape *shape)
     AC_TRY(rc);
     AC_TRY(ac_var_new(s->dev, name, AC_F32, *shape, &p.w));
     AC_TRY(set_values(s, &p));
-    if (!AC_PUSH(&s->p, p))
+    if (!AC_PUSH(l, p))
         rc = ac_nomem(s->dg, sizeof p);
 out:
     if (rc < 0)
@@ -118,23 +144,40 @@ out:
     return rc;
 }
 
-ac_id ac_params_leaf(ac_params *s, ac_graph *g, const char *name, const ac_shape *shape)
+/* Makes it when there is none yet. NULL: the error is in the graph. */
+static ac_parameter *get(ac_params *s, ac_parameter_list *l, ac_graph *g, const char *name, const ac_shape *shape)
 {
-    ac_parameter *p = ac_params_find(s, name);
+    ac_parameter *p = find(l, name);
     char a[96], b[96];
 
     if (g->rc)
-        return AC_POISON;
+        return NULL;
     if (!p) {
-        g->rc = add_parameter(s, name, shape);
+        g->rc = add_parameter(s, l, name, shape);
         if (g->rc < 0)
-            return AC_POISON;
-        p = &s->p.p[s->p.n - 1];
+            return NULL;
+        p = &l->p[l->n - 1];
     }
-    if (!ac_same_shape(&p->w->shape, shape))
-        return ac_graph_fail(g, ADDCL_E_SHAPE, "parameter %s has shape %s, but %s is asked for", name, ac_shape_text(&p->w->shape, a),
-                             ac_shape_text(shape, b));
-    return ac_state(g, s->averages && p->ema ? p->ema : p->w);
+    if (!ac_same_shape(&p->w->shape, shape)) {
+        ac_graph_fail(g, ADDCL_E_SHAPE, "parameter %s has shape %s, but %s is asked for", name, ac_shape_text(&p->w->shape, a),
+                      ac_shape_text(shape, b));
+        return NULL;
+    }
+    return p;
+}
+
+ac_id ac_params_leaf(ac_params *s, ac_graph *g, const char *name, const ac_shape *shape)
+{
+    const ac_parameter *p = get(s, &s->p, g, name, shape);
+
+    return p ? ac_state(g, s->averages && p->ema ? p->ema : p->w) : AC_POISON;
+}
+
+ac_var *ac_params_kept(ac_params *s, ac_graph *g, const char *name, const ac_shape *shape)
+{
+    const ac_parameter *p = get(s, &s->kept, g, name, shape);
+
+    return p ? p->w : NULL;
 }
 
 static int make(const ac_params *s, const ac_parameter *p, ac_var **v)
@@ -163,6 +206,24 @@ out:
     return rc;
 }
 
+int ac_params_each(const ac_params *s, ac_var_fn fn, void *user)
+{
+    int rc = 0;
+
+    for (size_t i = 0; i < s->p.n; i++) {
+        const ac_parameter *p = &s->p.p[i];
+        const struct {
+            const char *kind;
+            ac_var *v;
+        } all[] = {{"w", p->w}, {"m", p->m}, {"v", p->v}, {"ema", p->ema}};
+        for (size_t k = 0; k < AC_LEN(all) && rc == 0; k++)
+            rc = all[k].v ? fn(user, all[k].kind, all[k].v) : 0;
+    }
+    for (size_t i = 0; i < s->kept.n && rc == 0; i++)
+        rc = fn(user, "w", s->kept.p[i].w);
+    return rc;
+}
+
 uint64_t ac_params_bytes(const ac_params *s)
 {
     uint64_t n = 0;
@@ -172,5 +233,7 @@ uint64_t ac_params_bytes(const ac_params *s)
         uint64_t vars = 1 + (p->m != NULL) + (p->v != NULL) + (p->ema != NULL) + (p->grad != NULL);
         n += vars * ac_var_bytes(p->w);
     }
+    for (size_t i = 0; i < s->kept.n; i++)
+        n += ac_var_bytes(s->kept.p[i].w);
     return n;
 }

@@ -15,6 +15,8 @@ typedef struct ac_parameter {
     ac_var *grad;        /* sum of gradients over micro-steps and ranks; NULL: the step needs none */
 } ac_parameter;
 
+typedef AC_VEC(ac_parameter) ac_parameter_list;
+
 /* The parameters of one part of a model, made when a graph first asks for them. */
 typedef struct ac_params {
     ac_dev *dev;
@@ -26,18 +28,25 @@ typedef struct ac_params {
     int64_t start;       /* updates of the run before these take part; the loss makes their gradients 0 until then */
     bool live_only;      /* no averages are kept */
     bool averages;       /* graphs built now read ema instead of w */
-    AC_VEC(ac_parameter) p; /* in the order of first use */
+    ac_parameter_list p; /* in the order of first use */
+    ac_parameter_list kept; /* what passes change but no gradient moves: only w */
 } ac_params;
 
 void ac_params_free(ac_params *s); /* what it owns, not s itself */
 /* The leaf of parameter `name` in g; makes the parameter when there is none yet. Errors go into the graph. */
 ac_id ac_params_leaf(ac_params *s, ac_graph *g, const char *name, const ac_shape *shape);
+/* A variable that is kept beside the parameters, as vectors of spectral norms are. NULL: the error is in the graph. */
+ac_var *ac_params_kept(ac_params *s, ac_graph *g, const char *name, const ac_shape *shape);
 ac_parameter *ac_params_find(const ac_params *s, const char *name); /* NULL: there is none */
 int64_t ac_params_count(const ac_params *s);                        /* elements */
 
 /* Makes moments, with `ema` averages (starting at the values; unless live_only) and with `grads` gradient sums for all
  * parameters, where they are missing. */
 int ac_params_train(ac_params *s, bool ema, bool grads) AC_CHECK_RESULT;
+/* Calls fn with every variable that the state of a training consists of and its kind, "w", "m", "v" or "ema"; gradient sums are
+ * not among them. Not 0: stops with it. */
+typedef int (*ac_var_fn)(void *user, const char *kind, ac_var *v);
+int ac_params_each(const ac_params *s, ac_var_fn fn, void *user);
 /* Bytes of all variables. */
 uint64_t ac_params_bytes(const ac_params *s);
 

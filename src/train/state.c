@@ -7,24 +7,18 @@
 
 #include "base/crc32c.h"
 
-/* The variables of a parameter as tensors "<kind>.<name>". */
-static const char *const kinds[] = {"w", "m", "v", "ema"};
-
-static ac_var *variable(const ac_parameter *p, size_t kind)
-{
-    ac_var *const v[] = {p->w, p->m, p->v, p->ema};
-    return v[kind];
-}
-
 /* ------------------------------------------------------------------------------------------ saving */
 
+/* The variables of a set as tensors "<kind>.<name>". */
 typedef struct part_list {
     AC_VEC(ac_st_entry) entry;
     AC_VEC(ac_var *) var; /* of each entry */
+    ac_diag *dg;
 } part_list;
 
-static int add_entry(part_list *l, const char *kind, ac_var *v, ac_diag *dg)
+static int add_entry(void *user, const char *kind, ac_var *v)
 {
+    part_list *l = user;
     ac_st_entry e = {.name = ac_printf("%s.%s", kind, v->name), .dtype = AC_ST_F32, .dims = v->shape.n};
 
     memcpy(e.dim, v->shape.d, sizeof v->shape.d);
@@ -34,18 +28,7 @@ static int add_entry(part_list *l, const char *kind, ac_var *v, ac_diag *dg)
     } else {
         free((char *)(uintptr_t)e.name);
     }
-    return ac_nomem(dg, sizeof e);
-}
-
-static int list_set(const ac_params *set, part_list *l, ac_diag *dg)
-{
-    int rc = 0;
-
-    for (size_t i = 0; i < set->p.n; i++)
-        for (size_t k = 0; k < AC_LEN(kinds) && rc == 0; k++)
-            if (variable(&set->p.p[i], k))
-                rc = add_entry(l, kinds[k], variable(&set->p.p[i], k), dg);
-    return rc;
+    return ac_nomem(l->dg, sizeof e);
 }
 
 static void free_list(part_list *l)
@@ -81,7 +64,8 @@ int ac_state_save(ac_training *r)
     int rc = state ? 0 : ac_nomem(r->dg, 1);
 
     for (int k = 0; k < r->n_sets && rc == 0; k++) {
-        AC_TRY(list_set(&r->sets[k], &list[k], r->dg));
+        list[k].dg = r->dg;
+        AC_TRY(ac_params_each(&r->sets[k], add_entry, &list[k]));
         part[k] = (ac_ckpt_part){r->sets[k].part, list[k].entry.p, list[k].entry.n, read_variable, &list[k]};
     }
     AC_TRY(rc);
@@ -96,21 +80,31 @@ out:
 
 /* ------------------------------------------------------------------------------------------ restoring */
 
-static int restore_variable(ac_training *r, const ac_ckpt *c, const ac_st *st, const char *kind, ac_var *v)
+typedef struct restoring {
+    ac_training *r;
+    const ac_ckpt *c;
+    const ac_st *st; /* of the set */
+} restoring;
+
+static int restore_variable(void *user, const char *kind, ac_var *v)
 {
+    const restoring *from = user;
+    ac_diag *dg = from->r->dg;
+    const ac_st *st = from->st;
     char *name = ac_printf("%s.%s", kind, v->name);
     const ac_st_tensor *t = name ? ac_st_find(st, name) : NULL;
     bool same = t && t->dtype == AC_ST_F32 && t->dims == v->shape.n;
     void *copy = NULL;
-    int rc = name ? 0 : ac_nomem(r->dg, 1);
+    int rc = name ? 0 : ac_nomem(dg, 1);
 
     for (int d = 0; same && d < t->dims; d++)
         same = t->dim[d] == v->shape.d[d];
     if (rc == 0 && !same)
-        rc = ac_fail(r->dg, ADDCL_E_FORMAT, "%s has no tensor %s of this model's shape: it belongs to another configuration", ac_ckpt_path(c), name);
+        rc = ac_fail(dg, ADDCL_E_FORMAT, "%s has no tensor %s of this model's shape: it belongs to another configuration", ac_ckpt_path(from->c),
+                     name);
     AC_TRY(rc);
     if (!(copy = ac_calloc(1, ac_var_bytes(v)))) { /* aligned for the device */
-        rc = ac_nomem(r->dg, ac_var_bytes(v));
+        rc = ac_nomem(dg, ac_var_bytes(v));
         goto out;
     }
     memcpy(copy, t->data, ac_var_bytes(v));
@@ -124,17 +118,11 @@ out:
 
 static int restore_set(ac_training *r, const ac_ckpt *c, const ac_params *set)
 {
-    const ac_st *st = ac_ckpt_part_of(c, set->part);
-    int rc = 0;
+    restoring from = {r, c, ac_ckpt_part_of(c, set->part)};
 
-    if (!st)
+    if (!from.st)
         return ac_fail(r->dg, ADDCL_E_FORMAT, "%s holds no %s: it belongs to another configuration", ac_ckpt_path(c), set->part);
-    for (size_t i = 0; i < set->p.n; i++)
-        for (size_t k = 0; k < AC_LEN(kinds); k++)
-            if (variable(&set->p.p[i], k))
-                AC_TRY(restore_variable(r, c, st, kinds[k], variable(&set->p.p[i], k)));
-out:
-    return rc;
+    return ac_params_each(set, restore_variable, &from);
 }
 
 static int restore_counters(ac_training *r, const ac_ckpt *c)
@@ -181,12 +169,14 @@ out:
 
 /* ------------------------------------------------------------------------------------------ ranks */
 
-static int share_variable(ac_training *r, ac_var *v)
+static int share_variable(void *user, const char *kind, ac_var *v)
 {
+    ac_training *r = user;
     size_t bytes = ac_var_bytes(v);
     void *x = ac_calloc(1, bytes);
     int rc = x ? 0 : ac_nomem(r->dg, bytes);
 
+    (void)kind;
     if (rc == 0 && r->rank == 0)
         rc = ac_var_read(v, x);
     if (rc == 0)
@@ -204,11 +194,8 @@ int ac_state_share(ac_training *r)
     if (r->ranks == 1)
         return 0;
     AC_TRY(ac_comm_share(r->comm, 0, &r->at, sizeof r->at));
-    for (int s = 0; s < r->n_sets; s++)
-        for (size_t i = 0; i < r->sets[s].p.n; i++)
-            for (size_t k = 0; k < AC_LEN(kinds); k++)
-                if (variable(&r->sets[s].p.p[i], k))
-                    AC_TRY(share_variable(r, variable(&r->sets[s].p.p[i], k)));
+    for (int k = 0; k < r->n_sets; k++)
+        AC_TRY(ac_params_each(&r->sets[k], share_variable, r));
 out:
     return rc;
 }
