@@ -337,10 +337,20 @@ ac_id ac_add_node(ac_graph *g, const ac_op *op, const ac_id *in, int n_in, const
     return ac_share_node(g, &n);
 }
 
+/* The input of that name; AC_NONE: there is none yet. */
+static ac_id find_input(const ac_graph *g, const char *name)
+{
+    for (ac_id i = 1; i < (ac_id)g->nodes.n; i++)
+        if (g->nodes.p[i].op == &ac_op_input && !strcmp(g->nodes.p[i].name, name))
+            return i;
+    return AC_NONE;
+}
+
 ac_id ac_input(ac_graph *g, const char *name, ac_type type, ac_shape shape)
 {
     ac_node n = {.op = &ac_op_input, .type = type, .shape = shape, .scope = g->scope};
-    char b[96];
+    char a[96], b[96];
+    ac_id old;
 
     if (g->rc)
         return AC_POISON;
@@ -348,6 +358,12 @@ ac_id ac_input(ac_graph *g, const char *name, ac_type type, ac_shape shape)
         n.in[k] = AC_NONE;
     if (!shape_ok(&shape))
         return ac_graph_fail(g, ADDCL_E_SHAPE, "input %s: bad shape %s", name, ac_shape_text(&shape, b));
+    if ((old = find_input(g, name)) != AC_NONE) {
+        const ac_node *o = ac_at_node(g, old);
+        if (o->type != type || !ac_same_shape(&o->shape, &shape))
+            return ac_graph_fail(g, ADDCL_E_SHAPE, "input %s is of shape %s, but %s is asked for", name, ac_shape_text(&o->shape, a), ac_shape_text(&shape, b));
+        return old;
+    }
     if (!(n.name = own_string(g, ac_strdup(name))))
         return AC_POISON;
     return ac_share_node(g, &n);

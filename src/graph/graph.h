@@ -113,7 +113,7 @@ ac_id ac_graph_fail(ac_graph *g, int code, const char *fmt, ...) AC_PRINTF(3, 4)
 /* Adds (or finds) a node. `in` has the op's n_in required and up to n_opt optional inputs, AC_NONE where absent. */
 ac_id ac_add_node(ac_graph *g, const struct ac_op *op, const ac_id *in, int n, const ac_at *at);
 /* Leaves. Names are copied. */
-ac_id ac_input(ac_graph *g, const char *name, ac_type type, ac_shape shape);
+ac_id ac_input(ac_graph *g, const char *name, ac_type type, ac_shape shape); /* again by the same name: the same one */
 ac_id ac_param(ac_graph *g, const ac_values *src);
 ac_id ac_state(ac_graph *g, ac_var *v);
 void ac_set_output(ac_graph *g, const char *name, ac_id id);

@@ -177,6 +177,23 @@ ac_id nn_weight(ac_net *m, const char *name, int dims, ...)
     return id;
 }
 
+ac_id nn_constant(ac_net *m, const char *name, ac_shape shape, float *data)
+{
+    ac_values *v = ac_calloc(1, sizeof *v);
+
+    if (!v || !AC_PUSH(&m->w->values, v)) {
+        free(v);
+        free(data);
+        return ac_graph_fail(m->g, ADDCL_E_NOMEM, "out of memory");
+    }
+    if (!AC_PUSH(&m->w->blocks, data)) {
+        free(data);
+        return ac_graph_fail(m->g, ADDCL_E_NOMEM, "out of memory");
+    }
+    *v = (ac_values){.name = name, .data = data, .type = AC_F32, .shape = shape};
+    return ac_param(m->g, v);
+}
+
 /* ------------------------------------------------------------------------------------------ layers */
 
 bool nn_block_begin(ac_net *m)

@@ -57,6 +57,9 @@ ac_id nn_tap(ac_net *m, const char *name, ac_id value);
 /* Weight `name` under the open scope; shape as given (int dimensions). */
 ac_id nn_weight(ac_net *m, const char *name, int dims, ...);
 
+/* A tensor of values that the caller has made; takes over `data` (f32, free()). */
+ac_id nn_constant(ac_net *m, const char *name, ac_shape shape, float *data);
+
 ac_id nn_linear(ac_net *m, const char *name, ac_id x, int64_t out, bool bias, int act);
 ac_id nn_linear_geglu(ac_net *m, const char *name, ac_id x, int64_t out);
 /* R x R filters; stride 1 and padding R/2 on all sides by default (at NULL). */

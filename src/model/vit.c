@@ -80,24 +80,6 @@ int ac_vit_config(ac_json *j, ac_vit_cfg *c)
 
 /* ------------------------------------------------------------------------------------------ positions */
 
-/* A node of values made here; takes over `data`. */
-static ac_id constant(ac_net *m, const char *name, ac_shape shape, float *data)
-{
-    ac_values *v = ac_calloc(1, sizeof *v);
-
-    if (!v || !AC_PUSH(&m->w->values, v)) {
-        free(v);
-        free(data);
-        return ac_graph_fail(m->g, ADDCL_E_NOMEM, "out of memory");
-    }
-    if (!AC_PUSH(&m->w->blocks, data)) {
-        free(data);
-        return ac_graph_fail(m->g, ADDCL_E_NOMEM, "out of memory");
-    }
-    *v = (ac_values){.name = name, .data = data, .type = AC_F32, .shape = shape};
-    return ac_param(m->g, v);
-}
-
 /* Keys' cubic kernel with a = -3/4, at distance x. */
 static double cubic(double x)
 {
@@ -124,7 +106,7 @@ static ac_id cubic_matrix(ac_net *m, int64_t from, int64_t to)
             data[i * from + source] += (float)cubic(at - (double)k);
         }
     }
-    return constant(m, "bicubic", (ac_shape){2, {to, from}}, data);
+    return nn_constant(m, "bicubic", (ac_shape){2, {to, from}}, data);
 }
 
 /* [A,B,C] -> [B,n,C]: A becomes n positions. */

@@ -1,0 +1,515 @@
+/* add.c - see add.h. */
+#include "train/add.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "diff/loss.h"
+
+/* ------------------------------------------------------------------------------------------ DiffAugment */
+
+ac_id ac_diffaug(ac_graph *g, ac_id x, ac_id color, ac_id place)
+{
+    ac_shape s, one;
+    ac_id part[3], mean;
+
+    if (g->rc)
+        return AC_POISON;
+    s = *ac_shape_of(g, x);
+    one = ac_dims(4, s.d[0], 1, 1, 1);
+    for (int k = 0; k < 3; k++)
+        part[k] = ac_reshape(g, ac_slice(g, color, 1, k, 1), one);
+    x = ac_add(g, x, part[0]);
+    mean = ac_mean(g, x, 8);
+    x = ac_add(g, ac_mul(g, ac_sub(g, x, mean), part[1]), mean);
+    mean = ac_mean(g, x, 14);
+    x = ac_add(g, ac_mul(g, ac_sub(g, x, mean), part[2]), mean);
+    x = ac_pad(g, ac_reshape(g, x, ac_dims(2, s.d[0] * s.d[1] * s.d[2], s.d[3])), 0, 0, 1);
+    return ac_reshape(g, ac_embed(g, x, place), s);
+}
+
+void ac_diffaug_place(int B, int side, int i, const int shift[2], const int cutout[2], int32_t *place)
+{
+    int cut = (int)(0.2 * side + 0.5), top = cutout[0] - cut / 2, left = cutout[1] - cut / 2;
+
+    for (int y = 0; y < side; y++)
+        for (int x = 0; x < side; x++) {
+            int u = y + shift[0], v = x + shift[1];
+            bool out = u < 0 || u >= side || v < 0 || v >= side, gone = y >= top && y < top + cut && x >= left && x < left + cut;
+            *place++ = out || gone ? B * side * side : (i * side + u) * side + v;
+        }
+}
+
+/* 0 .. n - 1 */
+static int pick(uint64_t *state, int n)
+{
+    return AC_MIN((int)(ac_mix_uniform(state) * n), n - 1);
+}
+
+void ac_diffaug_draw(uint64_t *state, int B, int side, int i, float color[3], int32_t *place)
+{
+    int most = (int)(0.125 * side + 0.5), cut = (int)(0.2 * side + 0.5), shift[2], cutout[2];
+
+    color[0] = (float)(ac_mix_uniform(state) - 0.5);
+    color[1] = (float)(2 * ac_mix_uniform(state));
+    color[2] = (float)(ac_mix_uniform(state) + 0.5);
+    for (int k = 0; k < 2; k++)
+        shift[k] = pick(state, 2 * most + 1) - most;
+    for (int k = 0; k < 2; k++)
+        cutout[k] = pick(state, side + (1 - cut % 2));
+    ac_diffaug_place(B, side, i, shift, cutout, place);
+}
+
+/* ------------------------------------------------------------------------------------------ features */
+
+/* Constant [to,from] whose product with samples gives the means of `to` equal parts, as adaptive average pooling cuts them. */
+static ac_id area_matrix(ac_net *m, int64_t from, int64_t to)
+{
+    float *data = ac_calloc((size_t)to * (size_t)from, sizeof *data);
+
+    if (!data)
+        return ac_graph_fail(m->g, ADDCL_E_NOMEM, "out of memory");
+    for (int64_t i = 0; i < to; i++) {
+        int64_t begin = i * from / to, end = ((i + 1) * from + to - 1) / to;
+        for (int64_t k = begin; k < end; k++)
+            data[i * from + k] = (float)(1 / (double)(end - begin));
+    }
+    return nn_constant(m, "area", ac_dims(2, to, from), data);
+}
+
+/* x [B,H,W,C] -> [B,n,W,C] */
+static ac_id resize_rows(ac_net *m, ac_id x, int64_t n)
+{
+    ac_graph *g = m->g;
+    int64_t B = nn_dim(m, x, 0), H = nn_dim(m, x, 1), W = nn_dim(m, x, 2), C = nn_dim(m, x, 3);
+
+    x = ac_reshape(g, ac_transpose(g, x, 1, 0, 2, 3), ac_dims(2, H, B * W * C));
+    x = ac_matmul(g, area_matrix(m, H, n), x, false, false);
+    return ac_transpose(g, ac_reshape(g, x, ac_dims(4, n, B, W, C)), 1, 0, 2, 3);
+}
+
+static ac_id resize(ac_net *m, ac_id x, int64_t n)
+{
+    ac_graph *g = m->g;
+
+    if (nn_dim(m, x, 1) != n)
+        x = resize_rows(m, x, n);
+    if (nn_dim(m, x, 2) != n)
+        x = ac_transpose(g, resize_rows(m, ac_transpose(g, x, 0, 2, 1, 3), n), 0, 2, 1, 3);
+    return x;
+}
+
+/* ((x + 1) / 2 - mean) / std */
+static ac_id normalise(const ac_features *f, ac_id x)
+{
+    ac_net *m = f->net;
+    float *scale = ac_calloc(3, sizeof *scale), *shift = ac_calloc(3, sizeof *shift);
+    ac_id a, b;
+
+    if (!scale || !shift) {
+        free(scale);
+        free(shift);
+        return ac_graph_fail(m->g, ADDCL_E_NOMEM, "out of memory");
+    }
+    for (int k = 0; k < 3; k++) {
+        scale[k] = (float)(0.5 / f->std[k]);
+        shift[k] = (float)((0.5 - f->mean[k]) / f->std[k]);
+    }
+    a = nn_constant(m, "scale", ac_dims(1, 3), scale);
+    b = nn_constant(m, "shift", ac_dims(1, 3), shift);
+    return ac_add(m->g, ac_mul(m->g, x, a), b);
+}
+
+int ac_feature_count(const ac_features *f)
+{
+    return f->n_taps + f->embedding;
+}
+
+/* The class token added to every patch token, and dropped. */
+static ac_id readout(ac_net *m, ac_id x)
+{
+    ac_graph *g = m->g;
+
+    return ac_add(g, ac_slice(g, x, 1, 1, nn_dim(m, x, 1) - 1), ac_slice(g, x, 1, 0, 1));
+}
+
+void ac_features_of(const ac_features *f, ac_id image, ac_id out[AC_TAPS + 1], ac_id *token)
+{
+    ac_net *m = f->net;
+    ac_vit_out v = ac_vit(m, f->vit, normalise(f, f->size ? resize(m, image, f->size) : image));
+
+    for (int k = 0; k < f->n_taps; k++)
+        out[k] = readout(m, v.block[f->tap[k]]);
+    if (f->embedding)
+        out[f->n_taps] = readout(m, v.embeddings);
+    *token = v.pooled;
+}
+
+/* ------------------------------------------------------------------------------------------ parts of the loss */
+
+typedef struct step {
+    ac_graph *g;
+    const ac_add_nets *n;
+    const ac_add_opts *o;
+    ac_id condition; /* of the heads [B,D]; AC_NONE */
+} step;
+
+static ac_id scalar(const step *s, ac_id x)
+{
+    return s->g->rc ? AC_POISON : ac_reshape(s->g, ac_sum(s->g, x, (1u << ac_shape_of(s->g, x)->n) - 1), ac_dims(1, 1));
+}
+
+/* 0, with the gradient of x. */
+static ac_id gradient_of(ac_graph *g, ac_id x)
+{
+    return ac_sub(g, x, ac_stop(g, x));
+}
+
+/* A value of each sample, to be multiplied with [B,h,w,C]. */
+static ac_id per_sample(const step *s, const char *fmt, ...) AC_PRINTF(2, 3);
+static ac_id per_sample(const step *s, const char *fmt, ...)
+{
+    char name[64];
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(name, sizeof name, fmt, ap);
+    va_end(ap);
+    return ac_reshape(s->g, ac_input(s->g, name, AC_F32, ac_dims(1, s->o->B)), ac_dims(4, s->o->B, 1, 1, 1));
+}
+
+/* a x + b y with values of each sample. */
+static ac_id mixed(ac_graph *g, ac_id a, ac_id x, ac_id b, ac_id y)
+{
+    return ac_add(g, ac_mul(g, a, x), ac_mul(g, b, y));
+}
+
+static ac_shape latent(const step *s)
+{
+    return ac_dims(4, s->o->B, s->o->h, s->o->w, s->n->unet->in_channels);
+}
+
+static ac_id states(const step *s, const char *name)
+{
+    return ac_input(s->g, name, AC_F32, ac_dims(3, !strcmp(name, "ctx") ? s->o->B : 1, s->o->T, s->n->unet->context));
+}
+
+static ac_id decode(const step *s, ac_id z)
+{
+    const ac_vae_cfg *c = s->n->vae;
+
+    return ac_vae_decode(s->n->decoder, c, ac_scale(s->g, z, 1 / c->scaling, c->shift));
+}
+
+/* ---- the teacher */
+
+static ac_id teacher(const step *s, ac_id x, ac_id t, const char *ctx)
+{
+    ac_id c = states(s, ctx);
+
+    if (strcmp(ctx, "ctx") != 0)
+        c = ac_broadcast(s->g, c, ac_dims(3, s->o->B, s->o->T, s->n->unet->context));
+    return ac_unet(s->n->teacher, s->n->teacher_unet, &(ac_unet_in){.x = x, .t = t, .ctx = c});
+}
+
+/* Its picture after o->teacher_steps steps from x_t; *first: its output at x_t. */
+static ac_id teacher_x0(const step *s, ac_id x, ac_id *first)
+{
+    ac_graph *g = s->g;
+
+    for (int k = 0; k < s->o->teacher_steps; k++) {
+        char name[32];
+        ac_id t, out;
+        snprintf(name, sizeof name, "t.%d", k);
+        t = ac_input(g, name, AC_F32, ac_dims(1, s->o->B));
+        out = teacher(s, x, t, "ctx");
+        if (s->o->guidance != 1)
+            out = ac_add(g, ac_scale(g, out, s->o->guidance, 0), ac_scale(g, teacher(s, x, t, "null_ctx"), 1 - s->o->guidance, 0));
+        if (k == 0)
+            *first = out;
+        x = mixed(g, per_sample(s, "t.%d.x", k), x, per_sample(s, "t.%d.out", k), out);
+    }
+    return x;
+}
+
+/* delta_D + s delta_C */
+static ac_id noise_free(const step *s, ac_id x)
+{
+    ac_graph *g = s->g;
+    ac_id t = ac_input(g, "t.0", AC_F32, ac_dims(1, s->o->B)), of_x = per_sample(s, "eps.x"), of_out = per_sample(s, "eps.out");
+    ac_id cond = mixed(g, of_x, x, of_out, teacher(s, x, t, "ctx")), null = mixed(g, of_x, x, of_out, teacher(s, x, t, "null_ctx")),
+          negative = mixed(g, of_x, x, of_out, teacher(s, x, t, "negative_ctx"));
+    ac_id domain = ac_sub(g, null, ac_mul(g, per_sample(s, "nfsd.negative"), negative));
+
+    return ac_add(g, domain, ac_scale(g, ac_sub(g, cond, null), s->o->nfsd_scale, 0));
+}
+
+/* ---- distillation */
+
+/* Mean over samples of weight times the mean of d^2. */
+static ac_id weighted_square(const step *s, const char *weight, ac_id d)
+{
+    double n = s->g->rc ? 1 : (double)ac_count(ac_shape_of(s->g, d));
+
+    return ac_scale(s->g, scalar(s, ac_mul(s->g, per_sample(s, "%s", weight), ac_mul(s->g, d, d))), 1 / n, 0);
+}
+
+/* In latents the gradient 2 c (x^ - target) / n is formed from the teacher's error in noise, which has no alpha below it. */
+static ac_id from_residual(const step *s, ac_id x_hat, ac_id residual)
+{
+    ac_graph *g = s->g;
+    double n = g->rc ? 1 : (double)ac_count(ac_shape_of(g, x_hat));
+    ac_id slope = ac_scale(g, ac_mul(g, per_sample(s, "c.gradient"), residual), 2 / n, 0);
+
+    return ac_add(g, ac_stop(g, weighted_square(s, "c.value", residual)), gradient_of(g, scalar(s, ac_mul(g, ac_stop(g, slope), x_hat))));
+}
+
+static ac_id distillation(const step *s, ac_id x_hat, ac_id image)
+{
+    ac_graph *g = s->g;
+    ac_id noise = ac_input(g, "noise", AC_F32, latent(s)), target, first = AC_NONE, residual;
+    ac_id x_t = mixed(g, per_sample(s, "t.x0"), ac_stop(g, x_hat), per_sample(s, "t.noise"), noise);
+
+    if (s->o->nfsd) {
+        residual = noise_free(s, x_t);
+        if (!s->o->pixels)
+            return from_residual(s, x_hat, residual);
+        target = ac_sub(g, ac_stop(g, x_hat), ac_mul(g, per_sample(s, "nfsd.ratio"), residual));
+    } else {
+        target = teacher_x0(s, x_t, &first);
+        if (!s->o->pixels && s->o->teacher_steps == 1)
+            return from_residual(s, x_hat, ac_sub(g, mixed(g, per_sample(s, "eps.x"), x_t, per_sample(s, "eps.out"), first), noise));
+    }
+    if (s->o->pixels)
+        return weighted_square(s, "c", ac_sub(g, image, ac_stop(g, decode(s, target))));
+    return weighted_square(s, "c", ac_sub(g, x_hat, ac_stop(g, target)));
+}
+
+/* ---- the discriminator */
+
+static ac_id augmented(const step *s, ac_id image, const char *pass)
+{
+    char color[48], place[48];
+    int64_t pixels = (int64_t)s->o->side * s->o->side;
+
+    if (!s->o->augment)
+        return image;
+    snprintf(color, sizeof color, "augment.%s.color", pass);
+    snprintf(place, sizeof place, "augment.%s.place", pass);
+    return ac_diffaug(s->g, image, ac_input(s->g, color, AC_F32, ac_dims(2, s->o->B, 3)), ac_input(s->g, place, AC_I32, ac_dims(2, s->o->B, pixels)));
+}
+
+static ac_id unit_rows(ac_graph *g, ac_id x)
+{
+    return ac_div(g, x, ac_sqrt(g, ac_scale(g, ac_sum(g, ac_mul(g, x, x), 2), 1, 1e-12)));
+}
+
+static ac_id condition(const step *s, ac_id token)
+{
+    ac_graph *g = s->g;
+    ac_id text = s->o->text_dim ? unit_rows(g, ac_input(g, "text", AC_F32, ac_dims(2, s->o->B, s->o->text_dim))) : AC_NONE;
+    ac_id image = s->o->image_condition ? unit_rows(g, token) : AC_NONE;
+
+    return text == AC_NONE ? image : image == AC_NONE ? text : ac_concat(g, text, image, 1);
+}
+
+/* Logits of all heads, [B, heads T]. */
+static ac_id verdict(const step *s, const ac_id *features)
+{
+    ac_id all = AC_NONE;
+
+    for (int k = 0; k < ac_feature_count(&s->n->features); k++)
+        WITH_SCOPE (s->n->head, "heads.%d", k) {
+            ac_id y = ac_head(s->n->head, s->n->heads, features[k], s->condition);
+            all = all == AC_NONE ? y : ac_concat(s->g, all, y, 1);
+        }
+    return all;
+}
+
+static ac_id mean_of(const step *s, ac_id x)
+{
+    return ac_scale(s->g, scalar(s, x), s->g->rc ? 1 : 1 / (double)ac_count(ac_shape_of(s->g, x)), 0);
+}
+
+/* Share of values above 0: those that leaky ReLU of slope 0 divided by themselves keeps. */
+static ac_id share_above(const step *s, ac_id x)
+{
+    ac_id one = ac_fill(s->g, s->g->rc ? ac_dims(1, 1) : *ac_shape_of(s->g, x), 1);
+
+    return mean_of(s, ac_leaky_relu_bx(s->g, x, one, 0));
+}
+
+/* The heads' part: hinge of both verdicts, and the penalty on the slope of that on real pictures. */
+static ac_id critic(const step *s, const ac_id *real, const ac_id *fake)
+{
+    ac_graph *g = s->g;
+    int n = ac_feature_count(&s->n->features);
+    ac_id on_fake = verdict(s, fake), on_real = verdict(s, real), slope[AC_TAPS + 1], hinge, r1 = AC_NONE;
+
+    ac_grad(g, scalar(s, on_real), AC_NONE, real, n, slope);
+    for (int k = 0; k < n; k++) {
+        ac_id square = scalar(s, ac_mul(g, slope[k], slope[k]));
+        r1 = r1 == AC_NONE ? square : ac_add(g, r1, square);
+    }
+    r1 = ac_scale(g, r1, 1 / (double)s->o->B, 0);
+    hinge = ac_add(g, mean_of(s, ac_relu(g, ac_scale(g, on_real, -1, 1))), mean_of(s, ac_relu(g, ac_scale(g, on_fake, 1, 1))));
+    ac_set_output(g, "hinge", hinge);
+    ac_set_output(g, "r1", r1);
+    ac_set_output(g, "real_above", share_above(s, on_real));
+    ac_set_output(g, "fake_below", share_above(s, ac_scale(g, on_fake, -1, 0)));
+    return ac_add(g, hinge, ac_scale(g, r1, s->o->gamma, 0));
+}
+
+/* Both players' parts: the value of the student's, the gradients of both. The student follows the slope of the verdict at its
+ * picture as a constant, so that its wish does not reach the heads. */
+static ac_id adversaries(step *s, ac_id image)
+{
+    ac_graph *g = s->g;
+    const ac_features *f = &s->n->features;
+    ac_id pixels = ac_input(g, "pixels", AC_F32, ac_dims(4, s->o->B, s->o->side, s->o->side, 3)), seen = ac_stop(g, image);
+    ac_id made[AC_TAPS + 1], fake[AC_TAPS + 1], real[AC_TAPS + 1], token, unused, adv, slope, follow;
+
+    ac_features_of(f, pixels, real, &token); /* unaugmented: the condition */
+    s->condition = condition(s, token);
+    if (s->o->augment)
+        ac_features_of(f, augmented(s, pixels, "real"), real, &unused);
+    ac_features_of(f, augmented(s, seen, "made"), made, &unused);
+    adv = ac_scale(g, mean_of(s, verdict(s, made)), -1, 0);
+    ac_grad(g, adv, AC_NONE, &seen, 1, &slope);
+    follow = scalar(s, ac_mul(g, ac_stop(g, slope), image));
+    if (s->o->augment)
+        ac_features_of(f, augmented(s, seen, "fake"), fake, &unused);
+    for (int k = 0; k < ac_feature_count(f); k++) {
+        fake[k] = ac_stop(g, s->o->augment ? fake[k] : made[k]);
+        real[k] = ac_stop(g, real[k]);
+    }
+    ac_set_output(g, "adv", adv);
+    return ac_add(g, ac_add(g, ac_stop(g, adv), gradient_of(g, follow)), gradient_of(g, critic(s, real, fake)));
+}
+
+ac_id ac_add_loss(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o)
+{
+    step s = {.g = g, .n = n, .o = o, .condition = AC_NONE};
+    ac_unet_in in = {.x = ac_input(g, "x_s", AC_F32, latent(&s)), .t = ac_input(g, "s", AC_F32, ac_dims(1, o->B)), .ctx = states(&s, "ctx")};
+    ac_id x_hat = mixed(g, per_sample(&s, "s.x"), in.x, per_sample(&s, "s.out"), ac_unet(n->student, n->unet, &in));
+    ac_id image = o->adversarial || o->pixels ? decode(&s, x_hat) : AC_NONE, sum = AC_NONE;
+
+    ac_set_output(g, "x_hat", x_hat);
+    if (o->adversarial)
+        sum = adversaries(&s, image);
+    if (o->distill) {
+        ac_id d = distillation(&s, x_hat, image);
+        ac_set_output(g, "distill", d);
+        d = ac_scale(g, d, o->lambda, 0);
+        sum = sum == AC_NONE ? d : ac_add(g, sum, d);
+    }
+    return sum;
+}
+
+/* ------------------------------------------------------------------------------------------ time steps */
+
+enum { S, S_X, S_OUT, T_X0, T_NOISE, EPS_X, EPS_OUT, C, C_GRADIENT, C_VALUE, NEGATIVE, RATIO, STEP, STEP_VALUES = 3, TIMES = STEP + STEP_VALUES * AC_TEACHER_STEPS };
+
+/* x0 and eps from x and a network's output: x0 = x0_x x + x0_out out. */
+typedef struct reading {
+    double x0_x, x0_out, eps_x, eps_out;
+} reading;
+
+static reading reading_of(ac_prediction p, double alpha, double sigma)
+{
+    switch (p) {
+    case AC_PREDICT_V:
+        return (reading){alpha, -sigma, sigma, alpha};
+    case AC_PREDICT_EPS:
+        return (reading){1 / alpha, -sigma / alpha, 0, 1};
+    case AC_PREDICT_SAMPLE:
+    default:
+        return (reading){0, 1, 1 / sigma, -alpha / sigma};
+    }
+}
+
+int ac_add_times_open(int B, ac_diag *dg, ac_add_times *a)
+{
+    size_t n = (size_t)TIMES * (size_t)B;
+
+    *a = (ac_add_times){.B = B};
+    a->value.p = ac_calloc(n, sizeof *a->value.p);
+    a->value.n = n;
+    return a->value.p ? 0 : ac_nomem(dg, n * sizeof *a->value.p);
+}
+
+void ac_add_times_close(ac_add_times *a)
+{
+    free(a->value.p);
+    *a = (ac_add_times){0};
+}
+
+static void set(ac_add_times *a, int i, int k, double v)
+{
+    a->value.p[k * a->B + i] = (float)v;
+}
+
+/* Steps k of K from index t down, as DDIM takes them, without noise. */
+static void set_teacher(ac_add_times *a, int i, int K, const ac_schedule *sch, int t)
+{
+    for (int k = 0; k < K; k++) {
+        int at = AC_MAX((int)nearbyint((double)(t + 1) * (K - k) / K) - 1, 0), next = AC_MAX((int)nearbyint((double)(t + 1) * (K - k - 1) / K) - 1, 0);
+        double alpha, sigma, alpha1 = 1, sigma1 = 0;
+        reading r;
+        ac_schedule_at(sch, at, &alpha, &sigma);
+        if (k + 1 < K)
+            ac_schedule_at(sch, next, &alpha1, &sigma1);
+        r = reading_of(sch->cfg.prediction, alpha, sigma);
+        set(a, i, STEP + STEP_VALUES * k, at);
+        set(a, i, STEP + STEP_VALUES * k + 1, alpha1 * r.x0_x + sigma1 * r.eps_x);
+        set(a, i, STEP + STEP_VALUES * k + 2, alpha1 * r.x0_out + sigma1 * r.eps_out);
+    }
+}
+
+void ac_add_times_set(ac_add_times *a, int i, const ac_add_opts *o, const ac_schedule *student, const ac_schedule *teacher, int s, int t)
+{
+    enum { NEGATIVE_FROM = 200 };
+    double alpha, sigma, c;
+    reading r;
+
+    ac_schedule_at(student, s, &alpha, &sigma);
+    r = reading_of(student->cfg.prediction, alpha, sigma);
+    set(a, i, S, s);
+    set(a, i, S_X, r.x0_x);
+    set(a, i, S_OUT, r.x0_out);
+    ac_schedule_at(teacher, t, &alpha, &sigma);
+    r = reading_of(teacher->cfg.prediction, alpha, sigma);
+    c = o->sds || o->nfsd ? alpha * sigma / 2 : alpha;
+    set(a, i, T_X0, alpha);
+    set(a, i, T_NOISE, sigma);
+    set(a, i, EPS_X, r.eps_x);
+    set(a, i, EPS_OUT, r.eps_out);
+    set(a, i, C, c);
+    set(a, i, C_GRADIENT, o->sds || o->nfsd ? sigma * sigma / 2 : sigma);
+    set(a, i, C_VALUE, alpha > 0 ? c * sigma * sigma / (alpha * alpha) : 0);
+    set(a, i, NEGATIVE, t >= NEGATIVE_FROM);
+    set(a, i, RATIO, alpha > 0 ? sigma / alpha : 0);
+    set_teacher(a, i, o->teacher_steps, teacher, t);
+}
+
+int ac_add_times_feed(const ac_add_times *a, ac_exec *x)
+{
+    static const char *const fixed[STEP] = {"s",       "s.x", "s.out",      "t.x0",    "t.noise",       "eps.x",
+                                            "eps.out", "c",   "c.gradient", "c.value", "nfsd.negative", "nfsd.ratio"};
+    static const char *const parts[STEP_VALUES] = {"", ".x", ".out"};
+    int rc = 0;
+
+    for (int k = 0; k < TIMES && rc == 0; k++) {
+        char name[32];
+        if (k < STEP)
+            snprintf(name, sizeof name, "%s", fixed[k]);
+        else
+            snprintf(name, sizeof name, "t.%d%s", (k - STEP) / STEP_VALUES, parts[(k - STEP) % STEP_VALUES]);
+        rc = ac_feed(x, name, a->value.p + (size_t)k * (size_t)a->B, (size_t)a->B * sizeof(float));
+    }
+    return rc;
+}

@@ -1,0 +1,92 @@
+/* add.h - the graph of a step of Adversarial Diffusion Distillation (Sauer et al. 2023), from its networks and inputs.
+ *
+ * One loss for both players: its gradient by the student is that of L_adv^G + lambda L_distill, its gradient by the heads that
+ * of the hinge loss and gamma R1; its value is the student's part. The discriminator sees the pictures of the same step, made
+ * before either player moves. */
+#ifndef AC_ADD_H
+#define AC_ADD_H
+
+#include "diff/schedule.h"
+#include "model/nets.h"
+
+enum { AC_TAPS = 16, AC_TEACHER_STEPS = 8 };
+
+/* What the discriminator sees of a picture: outputs of blocks of a frozen image transformer, the class token added to every
+ * patch token and dropped; then, with `embedding`, the sequence after the positions. */
+typedef struct ac_features {
+    ac_net *net;
+    const ac_vit_cfg *vit;
+    int tap[AC_TAPS], n_taps; /* blocks, counted from 0 */
+    bool embedding;
+    int size;            /* height and width that pictures are resized to (area); 0: as they are */
+    double mean[3], std[3]; /* of pixels in 0..1 */
+} ac_features;
+
+typedef struct ac_add_nets {
+    ac_net *student, *teacher, *decoder, *head;
+    const ac_unet_cfg *unet, *teacher_unet;
+    const ac_vae_cfg *vae;
+    ac_features features;
+    ac_heads *heads;
+} ac_add_nets;
+
+typedef struct ac_add_opts {
+    int B, h, w, side, T;   /* batch; latent; pictures; tokens */
+    int text_dim;           /* width of the text embedding that conditions the heads; 0: none */
+    bool image_condition;   /* by the class token of the real picture */
+    bool augment;           /* DiffAugment (Zhao et al. 2020) before the features */
+    bool adversarial, distill;
+    double gamma, lambda;
+    bool pixels;            /* the distance is that of decoded pictures; else of latents */
+    int teacher_steps;      /* at least 1 */
+    double guidance;        /* of the teacher; 1: none */
+    bool sds;               /* c(t) = alpha sigma / 2 in place of alpha; with nfsd in any case */
+    bool nfsd;              /* noise-free score distillation (Katzir et al. 2023) in place of the teacher's picture */
+    double nfsd_scale;
+} ac_add_opts;
+
+/* The loss [1]. Inputs that the graph has then, f32 unless noted; "a sample's" are [B]:
+ *
+ *   x_s [B,h,w,C], s             what the student sees; its time step
+ *   s.x, s.out                   a sample's: x^ = s.x x_s + s.out student(x_s)
+ *   ctx [B,T,D]                  states of the captions; null_ctx, negative_ctx [1,T,D] for guidance and NFSD
+ *   pixels [B,side,side,3]       real pictures; text [B,text_dim]
+ *   augment.<p>.color [B,3], augment.<p>.place [B,side side] i32   for p in made, fake, real: see ac_diffaug
+ *   noise                        eps' of the distillation [B,h,w,C]
+ *   t.x0, t.noise                a sample's: x_t = t.x0 x^ + t.noise eps'
+ *   t.<k>                        a sample's: time step of the teacher's step k
+ *   t.<k>.x, t.<k>.out           a sample's: what follows from x_k and the network's output: x_{k+1}, at the last step x0
+ *   eps.x, eps.out               a sample's: eps^ of the teacher = eps.x x_t + eps.out out
+ *   c                            a sample's: weight of its distance
+ *   c.gradient, c.value          a sample's, in latents with one step or NFSD: weights of the residual eps^ - eps' (NFSD:
+ *                                delta_D + s delta_C) in the gradient and of its square in the value, c sigma/alpha and
+ *                                c (sigma/alpha)^2 in a form that stays finite
+ *   nfsd.negative, nfsd.ratio    a sample's: 1 where delta_D has the negative prompt, else 0; sigma/alpha
+ *
+ * Outputs: x_hat, and as scalars adv, distill, hinge, r1, real_above, fake_below (shares of logits on the right side). */
+ac_id ac_add_loss(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o);
+
+/* Fills sample i of those of the inputs that follow from time steps: s of the student, t of the teacher. */
+typedef struct ac_add_times {
+    AC_VEC(float) value; /* input k: B values from k B on */
+    int B;
+} ac_add_times;
+int ac_add_times_open(int B, ac_diag *dg, ac_add_times *a) AC_CHECK_RESULT;
+void ac_add_times_close(ac_add_times *a);
+void ac_add_times_set(ac_add_times *a, int i, const ac_add_opts *o, const ac_schedule *student, const ac_schedule *teacher, int s, int t);
+int ac_add_times_feed(const ac_add_times *a, ac_exec *x) AC_CHECK_RESULT;
+
+/* DiffAugment's color, translation and cutout, as drawn: color [B,3] is added to all values (brightness), multiplies the
+ * distance from a pixel's mean (saturation), then that from the picture's (contrast); place [B,H W] i32: which pixel of the
+ * batch stands where, B H W for black. */
+ac_id ac_diffaug(ac_graph *g, ac_id x, ac_id color, ac_id place);
+/* Fills color and place of one sample i: a shift of at most an eighth of the picture, and a square of a fifth cut out. */
+void ac_diffaug_draw(uint64_t *state, int B, int side, int i, float color[3], int32_t *place);
+/* place of one sample for a given shift (rows, columns) and centre of what is cut out. */
+void ac_diffaug_place(int B, int side, int i, const int shift[2], const int cutout[2], int32_t *place);
+
+/* Features [B,T,C] of pictures in -1..1, ac_feature_count of them; *token: the class token after the final norm [B,C]. */
+void ac_features_of(const ac_features *f, ac_id image, ac_id out[AC_TAPS + 1], ac_id *token);
+int ac_feature_count(const ac_features *f);
+
+#endif
