@@ -4,8 +4,7 @@
 # prints. Run in the build folder.
 #
 # Prints a table of registers, occupancy and memory that registers were spilled to. Fails when no compiler is found,
-# when a variant does not compile, and when a kernel named *_tile or *_any spills or uses scratch memory (*_vec
-# kernels are made for CPUs).
+# when a variant does not compile, and when a kernel named *_tile or *_any spills or uses scratch memory.
 #
 # Compilers: $CLANG, $PTXAS, $OCLOC; $LIBCLC is the folder of libclc's bitcode.
 

@@ -78,7 +78,7 @@ typedef struct trial {
 static ac_add_opts options(bool second)
 {
     ac_add_opts o = {.B = B, .h = LATENT, .w = LATENT, .side = SIDE, .T = TOKENS, .text_dim = TEXT, .image_condition = true,
-                     .adversarial = true, .distill = true, .lambda = 2.5, .gamma = 1e-5, .pixels = true, .teacher_steps = 1, .guidance = 1, .nfsd_scale = 7.5};
+                     .adversarial = true, .distill = true, .adversary_weight = 1, .lambda = 2.5, .gamma = 1e-5, .pixels = true, .teacher_steps = 1, .guidance = 1, .nfsd_scale = 7.5};
 
     if (second) {
         o.augment = true;
