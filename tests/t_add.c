@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "train/add.h"
+#include "train/train.h"
 
 enum { B = 4, SIDE = 32, LATENT = 8, TOKENS = 12, TEXT = 24 };
 
@@ -73,6 +74,7 @@ typedef struct trial {
     ac_graph *g;
     ac_id loss;
     ac_exec *x;
+    int iteration; /* whose inputs are fed */
 } trial;
 
 static ac_add_opts options(bool second)
@@ -90,30 +92,36 @@ static ac_add_opts options(bool second)
     return o;
 }
 
+static ac_net trained(trial *t, ac_weights *weights, ac_params *set)
+{
+    *weights = (ac_weights){.train = set, .part = set->part, .dg = test_diag()};
+    return (ac_net){.g = t->g, .w = weights};
+}
+
 static ac_net frozen(trial *t, ac_weights *weights, const net_files *f)
 {
     *weights = (ac_weights){.layout = f->layout, .part = f->part, .dg = test_diag()};
     return (ac_net){.g = t->g, .w = weights};
 }
 
-static void trial_begin(trial *t, const char *name, const ac_add_opts *o, int feature_size)
+static ac_params new_student(void)
 {
-    char path[128];
-    ac_add_nets n;
+    return (ac_params){.dev = test_device(), .dg = test_diag(), .part = "unet", .layout = w.unet.layout};
+}
 
-    memset(t, 0, sizeof *t);
-    snprintf(path, sizeof path, "add_step/%s.safetensors", name);
-    t->io = fixture_open(path);
-    snprintf(path, sizeof path, "add_step/%s_grads.safetensors", name);
-    t->grads = fixture_open(path);
-    t->o = *o;
-    t->g = ac_graph_new(test_diag(), AC_F32);
-    t->student = (ac_params){.dev = test_device(), .dg = test_diag(), .part = "unet", .layout = w.unet.layout};
-    t->head = (ac_params){.dev = test_device(), .dg = test_diag(), .part = "discriminator"};
-    t->ws = (ac_weights){.train = &t->student, .part = "unet", .dg = test_diag()};
-    t->wh = (ac_weights){.train = &t->head, .part = "discriminator", .dg = test_diag()};
-    t->ms = (ac_net){.g = t->g, .w = &t->ws};
-    t->mh = (ac_net){.g = t->g, .w = &t->wh};
+static ac_params new_head(void)
+{
+    return (ac_params){.dev = test_device(), .dg = test_diag(), .part = "discriminator", .live_only = true, .adversary = true};
+}
+
+/* Nodes of the loss in t->g. */
+static ac_id build(trial *t, ac_params *student, ac_params *head, int feature_size)
+{
+    ac_add_nets n;
+    ac_id loss;
+
+    t->ms = trained(t, &t->ws, student);
+    t->mh = trained(t, &t->wh, head);
     t->mt = frozen(t, &t->wt, &w.unet);
     t->mv = frozen(t, &t->wv, &w.vae);
     t->mf = frozen(t, &t->wf, &w.features);
@@ -122,8 +130,28 @@ static void trial_begin(trial *t, const char *name, const ac_add_opts *o, int fe
                       .vae = &w.vae_cfg, .heads = &t->heads,
                       .features = {.net = &t->mf, .vit = &w.vit_cfg, .tap = {0, 1, 2, 3}, .n_taps = 4, .embedding = true,
                                    .size = feature_size, .mean = {0.485, 0.456, 0.406}, .std = {0.229, 0.224, 0.225}}};
-    t->loss = ac_add_loss(t->g, &n, o);
+    loss = ac_add_loss(t->g, &n, &t->o);
     ac_heads_keep(&t->heads, t->g);
+    ac_heads_free(&t->heads);
+    return loss;
+}
+
+static void open_files(trial *t, const char *name)
+{
+    char path[128];
+
+    snprintf(path, sizeof path, "add_step/%s.safetensors", name);
+    t->io = fixture_open(path);
+    snprintf(path, sizeof path, "add_step/%s_grads.safetensors", name);
+    t->grads = fixture_open(path);
+}
+
+static void trial_begin(trial *t, const char *name, const ac_add_opts *o, int feature_size)
+{
+    *t = (trial){.o = *o, .student = new_student(), .head = new_head()};
+    open_files(t, name);
+    t->g = ac_graph_new(test_diag(), AC_F32);
+    t->loss = build(t, &t->student, &t->head, feature_size);
     ac_set_output(t->g, "loss", t->loss);
 }
 
@@ -131,7 +159,6 @@ static void trial_end(trial *t)
 {
     ac_exec_free(t->x);
     ac_graph_free(t->g);
-    ac_heads_free(&t->heads);
     ac_params_free(&t->student);
     ac_params_free(&t->head);
     ac_weights_free(&t->wt);
@@ -168,15 +195,32 @@ static void feed(trial *t, const char *name, double *x, size_t n)
     free(x);
 }
 
-/* The fixture's tensor as an input; C: channels of a picture, 0: none. */
-static void feed_tensor(trial *t, const char *name, const char *key, size_t C)
+/* A tensor of this iteration. */
+static double *batch_tensor(const trial *t, const char *name, size_t *n)
+{
+    char key[96];
+
+    snprintf(key, sizeof key, "it%d.%s", t->iteration, name);
+    return fixture_f64(t->io, key, n);
+}
+
+/* It as an input; C: channels of a picture, 0: none. */
+static void feed_tensor(trial *t, const char *input, const char *name, size_t C)
+{
+    size_t n;
+    double *x = batch_tensor(t, name, &n);
+
+    if (C)
+        channels_last(x, n, C);
+    feed(t, input, x, n);
+}
+
+static void feed_states(trial *t, const char *input, const char *key)
 {
     size_t n;
     double *x = fixture_f64(t->io, key, &n);
 
-    if (C)
-        channels_last(x, n, C);
-    feed(t, name, x, n);
+    feed(t, input, x, n);
 }
 
 static void feed_augmentation(trial *t, const char *pass, const char *key)
@@ -188,16 +232,16 @@ static void feed_augmentation(trial *t, const char *pass, const char *key)
     double *shift, *cutout, *x;
 
     for (int k = 0; k < 3; k++) {
-        snprintf(name, sizeof name, "it0.%s.%s", key, part[k]);
-        x = fixture_f64(t->io, name, NULL);
+        snprintf(name, sizeof name, "%s.%s", key, part[k]);
+        x = batch_tensor(t, name, NULL);
         for (int i = 0; i < B; i++)
             color[3 * i + k] = (float)x[i];
         free(x);
     }
-    snprintf(name, sizeof name, "it0.%s.shift", key);
-    shift = fixture_f64(t->io, name, NULL);
-    snprintf(name, sizeof name, "it0.%s.cutout", key);
-    cutout = fixture_f64(t->io, name, NULL);
+    snprintf(name, sizeof name, "%s.shift", key);
+    shift = batch_tensor(t, name, NULL);
+    snprintf(name, sizeof name, "%s.cutout", key);
+    cutout = batch_tensor(t, name, NULL);
     for (int i = 0; i < B; i++)
         ac_diffaug_place(B, SIDE, i, (int[]){(int)shift[2 * i], (int)shift[2 * i + 1]}, (int[]){(int)cutout[2 * i], (int)cutout[2 * i + 1]}, place + i * SIDE * SIDE);
     snprintf(name, sizeof name, "augment.%s.color", pass);
@@ -210,13 +254,13 @@ static void feed_augmentation(trial *t, const char *pass, const char *key)
 
 static void feed_all(trial *t)
 {
-    double *s = fixture_f64(t->io, "it0.s", NULL), *time = fixture_f64(t->io, "it0.t", NULL), *x0, *noise;
+    double *s = batch_tensor(t, "s", NULL), *time = batch_tensor(t, "t", NULL), *x0, *noise;
     size_t n;
     ac_add_times a;
 
     must(ac_add_times_open(B, test_diag(), &a), test_diag());
-    x0 = fixture_f64(t->io, "it0.latents", &n);
-    noise = fixture_f64(t->io, "it0.noise", NULL);
+    x0 = batch_tensor(t, "latents", &n);
+    noise = batch_tensor(t, "noise", NULL);
     for (int i = 0; i < B; i++) {
         double alpha, sigma;
         ac_add_times_set(&a, i, &t->o, w.student, w.teacher, (int)s[i], (int)time[i]);
@@ -227,12 +271,12 @@ static void feed_all(trial *t)
     channels_last(x0, n, 4);
     feed(t, "x_s", x0, n);
     must(ac_add_times_feed(&a, t->x), test_diag());
-    feed_tensor(t, "ctx", "it0.text_states", 0);
-    feed_tensor(t, "null_ctx", "null_states", 0);
-    feed_tensor(t, "negative_ctx", "negative_states", 0);
-    feed_tensor(t, "text", "it0.text_embeds", 0);
-    feed_tensor(t, "pixels", "it0.pixels", 3);
-    feed_tensor(t, "noise", "it0.t_noise", 4);
+    feed_tensor(t, "ctx", "text_states", 0);
+    feed_states(t, "null_ctx", "null_states");
+    feed_states(t, "negative_ctx", "negative_states");
+    feed_tensor(t, "text", "text_embeds", 0);
+    feed_tensor(t, "pixels", "pixels", 3);
+    feed_tensor(t, "noise", "t_noise", 4);
     if (t->o.augment) {
         feed_augmentation(t, "made", "aug_g");
         feed_augmentation(t, "fake", "aug_fake");
@@ -244,10 +288,10 @@ static void feed_all(trial *t)
     free(noise);
 }
 
-static void start_heads(trial *t)
+static void start_heads(const ac_params *head)
 {
     ac_st *st = fixture_open("add_step/heads.safetensors");
-    const ac_parameter_list *const lists[] = {&t->head.p, &t->head.kept};
+    const ac_parameter_list *const lists[] = {&head->p, &head->kept};
 
     for (size_t k = 0; k < AC_LEN(lists); k++)
         for (size_t i = 0; i < lists[k]->n; i++) {
@@ -262,7 +306,7 @@ static void trial_run(trial *t)
 {
     if (t->g->rc)
         fail_msg("%s", test_diag()->msg);
-    start_heads(t);
+    start_heads(&t->head);
     must(ac_exec_new(test_device(), t->g, NULL, &t->x), test_diag());
     feed_all(t);
     must(ac_run(t->x), test_diag());
@@ -291,6 +335,20 @@ static double *values(trial *t, const char *output, size_t n)
 
     assert_true(f && x);
     must(ac_fetch(t->x, output, f, n * sizeof *f), test_diag());
+    for (size_t i = 0; i < n; i++)
+        x[i] = (double)f[i];
+    free(f);
+    return x;
+}
+
+static double *variable(const ac_var *v, size_t n)
+{
+    float *f = calloc(n, sizeof *f);
+    double *x = calloc(n, sizeof *x);
+
+    assert_true(f && x);
+    assert_int_equal(ac_count(&v->shape), n);
+    assert_int_equal(ac_var_read(v, f), 0);
     for (size_t i = 0; i < n; i++)
         x[i] = (double)f[i];
     free(f);
@@ -369,18 +427,32 @@ static void check_gradients(trial *t, const ac_params *set, char name[][32], con
     }
 }
 
-static double number(const char *name, const char *key)
+/* Of the iteration; -1: of the first step, apart. */
+static double number(const char *name, int iteration, const char *key)
 {
     char path[4096], rel[64];
-    json_t *j;
+    json_t *j, *at;
     double v;
 
     snprintf(rel, sizeof rel, "add_step/%s.json", name);
     assert_true(fixture_path(path, sizeof path, rel));
     assert_non_null(j = json_load_file(path, 0, NULL));
-    v = json_number_value(json_object_get(json_object_get(j, "first"), key));
+    at = iteration < 0 ? json_object_get(j, "first") : json_array_get(json_object_get(j, "iterations"), (size_t)iteration);
+    assert_true(json_is_number(json_object_get(at, key)));
+    v = json_number_value(json_object_get(at, key));
     json_decref(j);
     return v;
+}
+
+static double length(const trial *t, const char *key)
+{
+    size_t n;
+    double *x = fixture_f64(t->grads, key, &n), sum = 0;
+
+    for (size_t i = 0; i < n; i++)
+        sum += x[i] * x[i];
+    free(x);
+    return sqrt(sum);
 }
 
 /* ------------------------------------------------------------------------------------------ the step */
@@ -400,29 +472,24 @@ static void whole_step(const char *name, bool second)
     trial_run(&t);
     worst = 0;
     same_picture(&t, t.io, "g.x_hat", "x_hat", 4, 1, 1e-9);
-    near("adv", fetched(&t, "adv"), number(name, "adv"), 1e-4);
-    near("distill", fetched(&t, "distill"), number(name, "distill"), 1e-4);
-    near("loss", fetched(&t, "loss"), number(name, "total_g"), 1e-4);
-    near("hinge", fetched(&t, "hinge"), number(name, "hinge_real") + number(name, "hinge_fake"), 1e-4);
-    near("r1", fetched(&t, "r1"), number(name, "r1"), 1e-4);
+    near("adv", fetched(&t, "adv"), number(name, -1, "adv"), 1e-4);
+    near("distill", fetched(&t, "distill"), number(name, -1, "distill"), 1e-4);
+    near("loss", fetched(&t, "loss"), number(name, -1, "total_g"), 1e-4);
+    near("hinge", fetched(&t, "hinge"), number(name, -1, "hinge_real") + number(name, -1, "hinge_fake"), 1e-4);
+    near("r1", fetched(&t, "r1"), number(name, -1, "r1"), 1e-4);
+    near("adv_slope", fetched(&t, "adv_slope"), length(&t, second ? "adv.x_hat" : "adv.image"), 1e-4);
+    if (second)
+        near("distill_slope", fetched(&t, "distill_slope"), o.lambda * length(&t, "distill.x_hat"), 1e-4);
     check_gradients(&t, &t.student, student, "student.", second ? total_g : sum_g, (const double[]){1, 2.5}, 1e-8);
     check_gradients(&t, &t.head, head, "", second ? total_d : sum_d, (const double[]){1, o.gamma}, 1e-8);
     for (size_t i = 0; i < t.head.kept.n; i++) {
         const ac_parameter *p = &t.head.kept.p[i];
         char key[AC_NAME_MAX];
         size_t n;
-        double *want, *got = NULL;
-        float *v;
+        double *want;
         snprintf(key, sizeof key, "sn_after_d.%s", p->name);
         want = fixture_f64(t.io, key, &n);
-        v = calloc(n, sizeof *v);
-        got = calloc(n, sizeof *got);
-        assert_true(v && got);
-        assert_int_equal(ac_var_read(p->w, v), 0);
-        for (size_t k = 0; k < n; k++)
-            got[k] = (double)v[k];
-        free(v);
-        same(key, got, want, n, 1e-9);
+        same(key, variable(p->w, n), want, n, 1e-9);
     }
     print_message("# %s: %zu parameters of the student, %zu of the heads, worst at %.2g of its limit\n", name, t.student.p.n, t.head.p.n, worst);
     trial_end(&t);
@@ -489,9 +556,137 @@ static void variants(void **state)
     print_message("# 12 forms of the distillation loss, worst at %.2g of its limit\n", worst);
 }
 
+/* ------------------------------------------------------------------------------------------ training */
+
+static ac_id training_loss(ac_training *r, ac_graph *g, int batch)
+{
+    trial *t = r->method;
+
+    (void)batch;
+    t->g = g;
+    return build(t, &r->sets[0], &r->sets[1], t->o.augment ? 40 : 0);
+}
+
+static int training_feed(ac_training *r, ac_exec *x, const ac_batch *b)
+{
+    trial *t = r->method;
+
+    (void)b;
+    t->iteration = (int)r->at.step;
+    t->x = x;
+    feed_all(t);
+    return 0;
+}
+
+/* |mine - want| / |want - start| of each tensor; a bias before a batch norm does not move. */
+static void check_moved(const ac_params *set, const ac_st *end, const char *prefix, const ac_st *start, bool averages, double *most)
+{
+    for (size_t i = 0; i < set->p.n; i++) {
+        const ac_parameter *p = &set->p.p[i];
+        char key[AC_NAME_MAX];
+        double *want, *from, *got, diff = 0, change = 0;
+        size_t n;
+        bool still = strstr(p->name, ".main.0.0.bias") || strstr(p->name, ".fn.0.bias");
+        snprintf(key, sizeof key, "%s%s", prefix, p->name);
+        want = fixture_f64(end, key, &n);
+        from = fixture_f64(start, p->name, NULL);
+        got = variable(averages ? p->ema : p->w, n);
+        for (size_t k = 0; k < n; k++) {
+            diff += (got[k] - want[k]) * (got[k] - want[k]);
+            change += (want[k] - from[k]) * (want[k] - from[k]);
+        }
+        free(got);
+        free(want);
+        free(from);
+        if (still) {
+            assert_true(diff <= 1e-10 * (double)n);
+            continue;
+        }
+        *most = fmax(*most, sqrt(diff / change));
+        if (!(diff <= 5e-3 * 5e-3 * change))
+            fail_msg("%s: %g of the distance moved", key, sqrt(diff / change));
+    }
+}
+
+/* Three steps of the trainer on the fixture's batches, against the trajectory of both players. */
+static void train(const char *name, bool second)
+{
+    static const ac_recipe recipe = {.name = "fixture", .measure = "error", .loss = training_loss, .feed = training_feed,
+                                     .scalar = {"adv", "distill", "hinge", "r1", "real_above", "fake_below"}};
+    const char *set[] = {"run.method=add", "run.output_dir=none", "run.max_train_steps=3", "model.pretrained_model=none", "data.train_data_dir=none",
+                         "data.train_batch_size=4", "optimizer.learning_rate=1e-3", "optimizer.lr_scheduler=constant", "optimizer.lr_warmup_steps=0",
+                         "optimizer.adam_beta1=0.9", "optimizer.adam_beta2=0.999", "optimizer.adam_epsilon=1e-4", "optimizer.adam_weight_decay=0.1",
+                         "optimizer.max_grad_norm=0", "optimizer.ema_decay=0.95", "optimizer.ema_ramp=no", "discriminator.feature_network=none",
+                         "discriminator.learning_rate=1e-3", "discriminator.adam_beta1=0.9", "discriminator.adam_beta2=0.999",
+                         "discriminator.adam_weight_decay=0.1"};
+    trial t = {.o = options(second)};
+    addcl_ctx ctx = {.dev = test_device()};
+    ac_train_cfg *cfg;
+    ac_training r;
+    char path[128];
+    ac_st *end, *student, *heads;
+    double most = 0;
+
+    open_files(&t, name);
+    must(ac_train_config_load(NULL, set, AC_LEN(set), &ctx.dg, &cfg), &ctx.dg);
+    r = (ac_training){.ctx = &ctx, .dev = test_device(), .dg = test_diag(), .cfg = cfg, .recipe = &recipe, .method = &t, .ranks = 1, .n_sets = 2,
+                      .sets = {new_student(), new_head()}};
+    must(ac_step_open(&r, &r.stepper), r.dg);
+    start_heads(&r.sets[1]);
+    for (int k = 0; k < 3; k++) {
+        const double tol = 1e-4;
+        ac_step_result s;
+        must(ac_step_run(&r, &r.stepper, &s), r.dg);
+        near("adv", s.scalar[0], number(name, k, "adv"), tol);
+        near("distill", s.scalar[1], number(name, k, "distill"), tol);
+        near("hinge", s.scalar[2], number(name, k, "hinge_real") + number(name, k, "hinge_fake"), tol);
+        near("r1", s.scalar[3], number(name, k, "r1"), tol);
+        near("real_above", s.scalar[4], number(name, k, "real_above_0"), tol);
+        near("fake_below", s.scalar[5], number(name, k, "fake_below_0"), tol);
+        near("loss", s.loss, number(name, k, "total_g"), tol);
+        near("norm", s.grad_norm, hypot(number(name, k, "grad_norm_g"), number(name, k, "grad_norm_d")), tol);
+    }
+    snprintf(path, sizeof path, "add_step/%s_train.safetensors", name);
+    end = fixture_open(path);
+    student = fixture_open("add_step/unet/diffusion_pytorch_model.safetensors");
+    heads = fixture_open("add_step/heads.safetensors");
+    check_moved(&r.sets[0], end, "student.", student, false, &most);
+    if (!second)
+        check_moved(&r.sets[0], end, "ema.", student, true, &most);
+    check_moved(&r.sets[1], end, "", heads, false, &most);
+    print_message("# %s: three steps, parameters within %.2g of the distance moved\n", name, most);
+    ac_st_close(end);
+    ac_st_close(student);
+    ac_st_close(heads);
+    ac_step_close(&r.stepper);
+    ac_params_free(&r.sets[0]);
+    ac_params_free(&r.sets[1]);
+    ac_train_config_free(cfg);
+    t.x = NULL;
+    t.g = NULL;
+    trial_end(&t);
+}
+
+static void first_training(void **state)
+{
+    (void)state;
+    if (!have)
+        skip();
+    train("case_a", false);
+}
+
+static void second_training(void **state)
+{
+    (void)state;
+    if (!have)
+        skip();
+    train("case_b", true);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(first_case), cmocka_unit_test(second_case), cmocka_unit_test(variants)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(first_case), cmocka_unit_test(second_case), cmocka_unit_test(variants),
+                                       cmocka_unit_test(first_training), cmocka_unit_test(second_training)};
 
     return cmocka_run_group_tests_name("add", tests, world_setup, world_teardown);
 }

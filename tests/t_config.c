@@ -249,7 +249,7 @@ static void test_table(void **state)
         for (size_t j = 0; j < ac_n_key_sections; j++)
             section |= strcmp(ac_key_sections[j][0], k->section) == 0;
         for (size_t j = 0; j < i; j++)
-            if (strcmp(ac_keys[j].name, k->name) == 0 || ac_keys[j].at == k->at)
+            if ((strcmp(ac_keys[j].name, k->name) == 0 && strcmp(ac_keys[j].section, k->section) == 0) || ac_keys[j].at == k->at)
                 fail_msg("%s stands in the table twice", k->name);
         if (!section || !k->meaning || strlen(k->name) > AC_INI_NAME)
             fail_msg("%s: section, meaning or name", k->name);
@@ -528,8 +528,8 @@ static void test_bad_values(void **state)
         {"run.max_train_time=", "[run] max_train_time = : expected a time such as 90s, 30m, 8h or 1d12h"},
         {"run.max_train_time=-1h",
          "[run] max_train_time = -1h: out of range; expected a time such as 90s, 30m, 8h or 1d12h"},
-        {"run.method=vaee", "[run] method = vaee: did you mean 'vae'? expected one of vae, diffusion, clip"},
-        {"run.method=xyzzy", "[run] method = xyzzy: expected one of vae, diffusion, clip"},
+        {"run.method=vaee", "[run] method = vaee: did you mean 'vae'? expected one of vae, diffusion, clip, add"},
+        {"run.method=xyzzy", "[run] method = xyzzy: expected one of vae, diffusion, clip, add"},
         {"optimizer.learning_rate=nan", "[optimizer] learning_rate = nan: expected a number from 0 to 10"},
         {"optimizer.learning_rate=inf", "[optimizer] learning_rate = inf: expected a number from 0 to 10"},
         {"optimizer.learning_rate=0x1p3", "[optimizer] learning_rate = 0x1p3: expected a number from 0 to 10"},
@@ -604,8 +604,8 @@ static void test_missing(void **state)
 {
     (void)state;
     bad("", NULL,
-        "@: [run] method is missing: what is trained: an autoencoder, a text-to-image diffusion model, or an "
-        "image and a text tower contrastively");
+        "@: [run] method is missing: what is trained: an autoencoder, a text-to-image diffusion model, an image and a text "
+        "tower contrastively, or a student of few steps by adversarial diffusion distillation");
     bad(VAE, "run.output_dir=",
         "@: [run] output_dir is missing: run folder: log, samples, checkpoints, and in the end "
         "the model");
@@ -742,21 +742,29 @@ static void test_long_base(void **state)
 /* A template is an INI file that says nothing, and has every key of its method. */
 static void test_template(void **state)
 {
-    static const char *const methods[] = {NULL, "vae", "diffusion", "clip"};
+    static const char *const methods[] = {NULL, "vae", "diffusion", "clip", "add"};
     ac_diag dg = {0};
     ac_ini *ini;
     char *text, line[128];
 
     (void)state;
     for (size_t m = 0; m < AC_LEN(methods); m++) {
+        size_t sections = 0, keys = 0, lines = 0;
+        const char *last = "";
         assert_int_equal(ac_train_config_template(methods[m], &dg, &text), 0);
         ini = good_ini(text);
-        assert_int_equal(ini->entry.n, ac_n_key_sections);
-        for (size_t i = 0; i < ac_n_keys; i++) {
-            bool used = !methods[m] || !ac_keys[i].methods || ac_key_word(ac_keys[i].methods, methods[m]) >= 0;
-            snprintf(line, sizeof line, "\n#%s =", ac_keys[i].name);
-            assert_int_equal(strstr(text, line) != NULL, used);
-        }
+        for (size_t i = 0; i < ac_n_keys; i++)
+            if (!methods[m] || !ac_keys[i].methods || ac_key_word(ac_keys[i].methods, methods[m]) >= 0) {
+                snprintf(line, sizeof line, "\n#%s =", ac_keys[i].name);
+                assert_non_null(strstr(text, line));
+                keys++;
+                sections += strcmp(last, ac_keys[i].section) != 0;
+                last = ac_keys[i].section;
+            }
+        for (const char *at = text; (at = strstr(at, "\n#")); at++)
+            lines += at[2] != ' ' && strcspn(at + 2, "=") < strcspn(at + 2, "\n");
+        assert_int_equal(ini->entry.n, sections);
+        assert_int_equal(lines, keys);
         ac_ini_free(ini);
         free(text);
     }

@@ -84,6 +84,24 @@ train 0 "a damaged checkpoint is passed over" "step-000020" --set run.output_dir
 check "and the run comes to the same end" test "$(tensors run 000020)" = "$(tensors halves 000020)"
 train 0 "accumulated gradients" "step 3/3" --set run.output_dir=micro --set run.max_train_steps=3 --set optimizer.gradient_accumulation_steps=2
 
+# ---- two players, through the features of a network that the trainer made
+train 0 "a feature network" "step 2/2" --set run.method=clip --set run.output_dir=clip --set run.max_train_steps=2 --set model.config= --set model.vae= \
+    --set model.text_encoder= --set model.scheduler= --set model.vit_hidden_size=64 --set model.vit_layers=2 --set model.vit_heads=2 \
+    --set model.text_hidden_size=64 --set model.text_layers=2 --set model.text_heads=2
+add="--set run.method=add --set run.output_dir=add --set run.max_train_steps=4 --set checkpoint.checkpointing_steps=2 --set model.config= \
+    --set model.pretrained_model=$tmp/run/model --set discriminator.feature_network=$tmp/clip/model --set discriminator.feature_blocks=0,1"
+train 0 "distillation with adversaries" "step 4/4" $add --set validation.validation_steps=4 --set validation.sample_steps=4 --set validation.sampler=lcm
+check "its log has both players" grep -q "adv,distill,hinge,r1,real_above,fake_below,adv_slope,feature_distance,distill_slope" add/log.csv
+check "its student is a model" test -s add/model/unet/diffusion_pytorch_model.safetensors
+state()
+{
+    cat "add/checkpoints/step-$1"/*.safetensors | sha256sum
+}
+whole=$(state 000004)
+rm -rf add/checkpoints/step-000004
+train 0 "it resumes" "going on from step 2" $add --resume
+check "to the same bits, of both players" test "$(state 000004)" = "$whole"
+
 # ---- signals
 long="--set run.output_dir=long --set run.max_train_steps=100000 --set checkpoint.checkpointing_steps=3"
 begin()

@@ -223,6 +223,23 @@ static int check_clip(ac_train_cfg *c, ac_diag *dg)
     return 0;
 }
 
+/* Two players, of whom one may be missing. */
+static int check_add(ac_train_cfg *c, ac_diag *dg)
+{
+    if (c->distillation.adversarial_weight == 0 && c->distillation.distillation_weight == 0)
+        return refuse(c, dg, "distillation", "adversarial_weight", "distillation_weight is 0, too: nothing is left to learn from");
+    if (c->distillation.adversarial_weight > 0 && !*c->discriminator.feature_network)
+        return ac_fail(dg, ADDCL_E_ARG, "%s: [discriminator] feature_network is missing: the discriminator sees pictures through one",
+                       c->texts->source);
+    if (c->distillation.adversarial_weight > 0 && !c->discriminator.feature_blocks.n && !c->discriminator.feature_embedding)
+        return refuse(c, dg, "discriminator", "feature_blocks", "at least one is needed without feature_embedding");
+    if (!c->distillation.student_timesteps.n)
+        return refuse(c, dg, "distillation", "student_timesteps", "at least one is needed");
+    if (c->distillation.weighting == AC_DISTILL_NFSD && c->distillation.teacher_steps > 1)
+        return refuse(c, dg, "distillation", "teacher_steps", "nfsd has one");
+    return 0;
+}
+
 /* Does what was given fit together? */
 static int check_together(ac_train_cfg *c, ac_diag *dg)
 {
@@ -240,7 +257,7 @@ static int check_together(ac_train_cfg *c, ac_diag *dg)
                        "%s: [model] needs a pretrained_model to go on from, or the config of a model "
                        "to begin from scratch",
                        c->texts->source);
-    return 0;
+    return c->run.method == AC_METHOD_ADD ? check_add(c, dg) : 0;
 }
 
 /* The method's name; it was given, for it has no default. */

@@ -30,7 +30,10 @@ typedef struct ac_factors {
 } ac_factors;
 
 /* Values of the keys that take a word, in the order of the words in the table. */
-typedef enum ac_method { AC_METHOD_VAE, AC_METHOD_DIFFUSION, AC_METHOD_CLIP } ac_method;
+typedef enum ac_method { AC_METHOD_VAE, AC_METHOD_DIFFUSION, AC_METHOD_CLIP, AC_METHOD_ADD } ac_method;
+typedef enum ac_init { AC_INIT_PRETRAINED, AC_INIT_RANDOM } ac_init;
+typedef enum ac_space { AC_SPACE_PIXEL, AC_SPACE_LATENT } ac_space;
+typedef enum ac_distill { AC_DISTILL_EXPONENTIAL, AC_DISTILL_SDS, AC_DISTILL_NFSD } ac_distill;
 typedef enum ac_train_predict {
     AC_TRAIN_PREDICT_MODEL, /* as the model's scheduler_config.json says */
     AC_TRAIN_PREDICT_EPS,   /* from here on: this + ac_prediction */
@@ -107,6 +110,27 @@ typedef struct ac_train_cfg {
         bool stratified_timesteps;
         double logit_scale_init, logit_scale_max;
     } loss;
+    struct {
+        const char *feature_network;
+        ac_ints feature_blocks;
+        bool feature_embedding;
+        int64_t feature_size; /* 0: that of the pictures */
+        bool text_condition, image_condition;
+        int64_t projection_dim, virtual_batch;
+        bool diffaugment;
+        double r1_weight;
+        double learning_rate, adam_beta1, adam_beta2, adam_weight_decay;
+    } discriminator;
+    struct {
+        ac_ints student_timesteps;
+        ac_init student_init;
+        double adversarial_weight, distillation_weight;
+        ac_space space;
+        ac_distill weighting;
+        int64_t teacher_steps;
+        double teacher_guidance, nfsd_scale;
+        const char *negative_prompt;
+    } distillation;
     struct {
         int64_t validation_steps; /* 0: never */
         int64_t validation_images;

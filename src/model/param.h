@@ -27,6 +27,7 @@ typedef struct ac_params {
     double logit_scale;  /* initial value of a parameter of that name */
     int64_t start;       /* updates of the run before these take part; the loss makes their gradients 0 until then */
     bool live_only;      /* no averages are kept */
+    bool adversary;      /* the second of two players: an optimiser and a gradient norm of its own */
     bool averages;       /* graphs built now read ema instead of w */
     ac_parameter_list p; /* in the order of first use */
     ac_parameter_list kept; /* what passes change but no gradient moves: only w */

@@ -163,6 +163,11 @@ static ac_id scalar(const step *s, ac_id x)
     return s->g->rc ? AC_POISON : ac_reshape(s->g, ac_sum(s->g, x, (1u << ac_shape_of(s->g, x)->n) - 1), ac_dims(1, 1));
 }
 
+static ac_id norm(const step *s, ac_id x)
+{
+    return ac_sqrt(s->g, scalar(s, ac_mul(s->g, x, x)));
+}
+
 /* 0, with the gradient of x. */
 static ac_id gradient_of(ac_graph *g, ac_id x)
 {
@@ -268,7 +273,8 @@ static ac_id from_residual(const step *s, ac_id x_hat, ac_id residual)
     return ac_add(g, ac_stop(g, weighted_square(s, "c.value", residual)), gradient_of(g, scalar(s, ac_mul(g, ac_stop(g, slope), x_hat))));
 }
 
-static ac_id distillation(const step *s, ac_id x_hat, ac_id image)
+/* `at`: the picture of x^, or x^ itself. */
+static ac_id distillation(const step *s, ac_id x_hat, ac_id at)
 {
     ac_graph *g = s->g;
     ac_id noise = ac_input(g, "noise", AC_F32, latent(s)), target, first = AC_NONE, residual;
@@ -284,9 +290,7 @@ static ac_id distillation(const step *s, ac_id x_hat, ac_id image)
         if (!s->o->pixels && s->o->teacher_steps == 1)
             return from_residual(s, x_hat, ac_sub(g, mixed(g, per_sample(s, "eps.x"), x_t, per_sample(s, "eps.out"), first), noise));
     }
-    if (s->o->pixels)
-        return weighted_square(s, "c", ac_sub(g, image, ac_stop(g, decode(s, target))));
-    return weighted_square(s, "c", ac_sub(g, x_hat, ac_stop(g, target)));
+    return weighted_square(s, "c", ac_sub(g, at, ac_stop(g, s->o->pixels ? decode(s, target) : target)));
 }
 
 /* ---- the discriminator */
@@ -364,13 +368,29 @@ static ac_id critic(const step *s, const ac_id *real, const ac_id *fake)
     return ac_add(g, hinge, ac_scale(g, r1, s->o->gamma, 0));
 }
 
-/* Both players' parts: the value of the student's, the gradients of both. The student follows the slope of the verdict at its
- * picture as a constant, so that its wish does not reach the heads. */
-static ac_id adversaries(step *s, ac_id image)
+/* How far the mean features of made pictures are from those of real ones: |difference|^2 / |real|^2, mean over the heads. */
+static ac_id distance(const step *s, const ac_id *real, const ac_id *fake)
+{
+    ac_graph *g = s->g;
+    int n = ac_feature_count(&s->n->features);
+    ac_id sum = AC_NONE;
+
+    for (int k = 0; k < n; k++) {
+        ac_id to = ac_sum(g, real[k], 3), by = ac_sub(g, ac_sum(g, fake[k], 3), to);
+        ac_id d = ac_div(g, scalar(s, ac_mul(g, by, by)), scalar(s, ac_mul(g, to, to)));
+        sum = sum == AC_NONE ? d : ac_add(g, sum, d);
+    }
+    return ac_scale(g, sum, 1 / (double)n, 0);
+}
+
+/* Both players' parts: the value of the student's, the gradients of both. `at` is what the student moves, pictures or latents: it
+ * follows the slope of the verdict there as a constant, so that its wish does not reach the heads. */
+static ac_id adversaries(step *s, ac_id at)
 {
     ac_graph *g = s->g;
     const ac_features *f = &s->n->features;
-    ac_id pixels = ac_input(g, "pixels", AC_F32, ac_dims(4, s->o->B, s->o->side, s->o->side, 3)), seen = ac_stop(g, image);
+    ac_id pixels = ac_input(g, "pixels", AC_F32, ac_dims(4, s->o->B, s->o->side, s->o->side, 3)), moved = ac_stop(g, at),
+          seen = s->o->pixels ? moved : decode(s, moved);
     ac_id made[AC_TAPS + 1], fake[AC_TAPS + 1], real[AC_TAPS + 1], token, unused, adv, slope, follow;
 
     ac_features_of(f, pixels, real, &token); /* unaugmented: the condition */
@@ -379,8 +399,9 @@ static ac_id adversaries(step *s, ac_id image)
         ac_features_of(f, augmented(s, pixels, "real"), real, &unused);
     ac_features_of(f, augmented(s, seen, "made"), made, &unused);
     adv = ac_scale(g, mean_of(s, verdict(s, made)), -1, 0);
-    ac_grad(g, adv, AC_NONE, &seen, 1, &slope);
-    follow = scalar(s, ac_mul(g, ac_stop(g, slope), image));
+    ac_grad(g, adv, AC_NONE, &moved, 1, &slope);
+    slope = ac_scale(g, slope, s->o->adversary_weight, 0);
+    follow = scalar(s, ac_mul(g, ac_stop(g, slope), at));
     if (s->o->augment)
         ac_features_of(f, augmented(s, seen, "fake"), fake, &unused);
     for (int k = 0; k < ac_feature_count(f); k++) {
@@ -388,7 +409,10 @@ static ac_id adversaries(step *s, ac_id image)
         real[k] = ac_stop(g, real[k]);
     }
     ac_set_output(g, "adv", adv);
-    return ac_add(g, ac_add(g, ac_stop(g, adv), gradient_of(g, follow)), gradient_of(g, critic(s, real, fake)));
+    ac_set_output(g, "adv_slope", norm(s, slope));
+    ac_set_output(g, "feature_distance", distance(s, real, fake));
+    follow = ac_add(g, ac_stop(g, ac_scale(g, adv, s->o->adversary_weight, 0)), gradient_of(g, follow));
+    return ac_add(g, follow, gradient_of(g, critic(s, real, fake)));
 }
 
 ac_id ac_add_loss(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o)
@@ -396,15 +420,17 @@ ac_id ac_add_loss(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o)
     step s = {.g = g, .n = n, .o = o, .condition = AC_NONE};
     ac_unet_in in = {.x = ac_input(g, "x_s", AC_F32, latent(&s)), .t = ac_input(g, "s", AC_F32, ac_dims(1, o->B)), .ctx = states(&s, "ctx")};
     ac_id x_hat = mixed(g, per_sample(&s, "s.x"), in.x, per_sample(&s, "s.out"), ac_unet(n->student, n->unet, &in));
-    ac_id image = o->adversarial || o->pixels ? decode(&s, x_hat) : AC_NONE, sum = AC_NONE;
+    ac_id at = o->pixels ? decode(&s, x_hat) : x_hat, sum = AC_NONE;
 
     ac_set_output(g, "x_hat", x_hat);
     if (o->adversarial)
-        sum = adversaries(&s, image);
+        sum = adversaries(&s, at);
     if (o->distill) {
-        ac_id d = distillation(&s, x_hat, image);
+        ac_id d = distillation(&s, x_hat, at), slope;
         ac_set_output(g, "distill", d);
         d = ac_scale(g, d, o->lambda, 0);
+        ac_grad(g, d, AC_NONE, &at, 1, &slope);
+        ac_set_output(g, "distill_slope", norm(&s, slope));
         sum = sum == AC_NONE ? d : ac_add(g, sum, d);
     }
     return sum;

@@ -36,6 +36,7 @@ typedef struct ac_add_opts {
     bool image_condition;   /* by the class token of the real picture */
     bool augment;           /* DiffAugment (Zhao et al. 2020) before the features */
     bool adversarial, distill;
+    double adversary_weight; /* of the student's wish to be taken for real */
     double gamma, lambda;
     bool pixels;            /* the distance is that of decoded pictures; else of latents */
     int teacher_steps;      /* at least 1 */
@@ -63,7 +64,9 @@ typedef struct ac_add_opts {
  *                                c (sigma/alpha)^2 in a form that stays finite
  *   nfsd.negative, nfsd.ratio    a sample's: 1 where delta_D has the negative prompt, else 0; sigma/alpha
  *
- * Outputs: x_hat, and as scalars adv, distill, hinge, r1, real_above, fake_below (shares of logits on the right side). */
+ * Outputs: x_hat, and as scalars adv, distill, hinge, r1; real_above, fake_below, shares of logits on the right side; adv_slope,
+ * distill_slope, norms of the gradients, weights included, by what the student moves (pictures or latents, see `pixels`);
+ * feature_distance of the made pictures' mean features from the real ones', squared and relative. */
 ac_id ac_add_loss(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o);
 
 /* Fills sample i of those of the inputs that follow from time steps: s of the student, t of the teacher. */

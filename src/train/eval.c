@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "io/grid.h"
 #include "train/train.h"
 
 void ac_use_averages(ac_training *r, bool averages)
@@ -144,4 +145,48 @@ int ac_read_prompts(ac_training *r)
     }
 out:
     return AC_MIN(rc, 0);
+}
+
+/* ------------------------------------------------------------------------------------------ sample pictures */
+
+typedef struct sheet {
+    float *pixels; /* [n,h,w,3] */
+    int width, height;
+} sheet;
+
+static int take_image(void *user, int index, const addcl_image *im)
+{
+    sheet *s = user;
+    size_t n = (size_t)s->width * (size_t)s->height * 3;
+
+    if (im->width != s->width || im->height != s->height)
+        return 1;
+    for (size_t i = 0; i < n; i++)
+        s->pixels[(size_t)index * n + i] = (float)im->rgb[i] / 127.5f - 1;
+    return 0;
+}
+
+int ac_sample_sheet(ac_training *r, const char *path)
+{
+    const ac_train_cfg *c = r->cfg;
+    size_t n = AC_MIN((size_t)c->validation.num_validation_images, r->n_prompts);
+    int side = (int)c->data.resolution, rc = 0;
+    sheet s = {ac_calloc(n * (size_t)side * (size_t)side * 3, sizeof(float)), side, side};
+    addcl_sample_opts o = {.prompts = (const char *const *)r->prompts, .n_prompts = n, .count = (int)n, .batch_size = (int)AC_MIN(n, (size_t)16),
+                           .steps = (int)c->validation.num_inference_steps, .cfg_scale = c->validation.guidance_scale, .width = side,
+                           .height = side, .seed = c->validation.validation_seed, .sampler = ac_sampler_name((ac_sampler_kind)c->validation.sampler),
+                           .on_image = take_image, .user = &s};
+
+    if (!s.pixels)
+        return ac_nomem(r->dg, n * (size_t)side * (size_t)side * 12);
+    if (n == 0)
+        goto out;
+    ac_use_averages(r, true);
+    rc = ac_quiet_sample(r, &o);
+    ac_use_averages(r, false);
+    AC_TRY(rc);
+    rc = ac_grid_png(path, s.pixels, n, side, side, 0, r->dg);
+out:
+    free(s.pixels);
+    return rc;
 }

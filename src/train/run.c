@@ -12,7 +12,8 @@
 static const ac_recipe *recipe_of(ac_method m)
 {
     static const ac_recipe *const recipes[] = {
-        [AC_METHOD_VAE] = &ac_recipe_vae, [AC_METHOD_DIFFUSION] = &ac_recipe_diffusion, [AC_METHOD_CLIP] = &ac_recipe_clip};
+        [AC_METHOD_VAE] = &ac_recipe_vae, [AC_METHOD_DIFFUSION] = &ac_recipe_diffusion, [AC_METHOD_CLIP] = &ac_recipe_clip,
+        [AC_METHOD_ADD] = &ac_recipe_add};
     return recipes[m];
 }
 
@@ -429,7 +430,7 @@ static int open_folder(ac_training *r, bool resume)
     AC_TRY(resume_or_begin(r, resume, &resumed));
     AC_TRY(save_config(r));
     AC_TRY(ac_run_log_open(r, resumed));
-    if (r->cfg->validation.sample_steps && r->cfg->run.method == AC_METHOD_DIFFUSION)
+    if (r->cfg->validation.sample_steps && r->recipe->pictures == ac_sample_sheet)
         rc = ac_read_prompts(r);
 out:
     return rc;

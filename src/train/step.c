@@ -126,17 +126,33 @@ static void update_set(ac_training *r, ac_graph *g, ac_params *set, const ac_id 
     }
 }
 
-/* Clipping and update of every parameter; grad[i] belongs to parameter i. The norm of all gradients is output "norm". With a
- * loss (AC_NONE: not in this graph) that is not finite, the norm is not either, and nothing is updated. */
-static void update_nodes(ac_training *r, ac_graph *g, ac_id loss, const ac_id *grad, int n)
+/* Squared norm of the gradients of one player's sets; AC_NONE: there are none. */
+static ac_id player_square(const ac_training *r, ac_graph *g, const ac_id *grad, bool adversary)
 {
-    ac_id total = ac_reshape(g, ac_sum_squares(g, grad, n), ac_dims(1, 1));
+    ac_id sum = AC_NONE;
 
+    for (int k = 0; k < r->n_sets; grad += r->sets[k++].p.n)
+        if (r->sets[k].adversary == adversary) {
+            ac_id s = ac_reshape(g, ac_sum_squares(g, grad, (int)r->sets[k].p.n), ac_dims(1, 1));
+            sum = sum == AC_NONE ? s : ac_add(g, sum, s);
+        }
+    return sum;
+}
+
+/* Clipping, of each player, and update of every parameter; grad[i] belongs to parameter i. The norm of all gradients is output
+ * "norm". With a loss (AC_NONE: not in this graph) or a gradient that is not finite, nothing is updated. */
+static void update_nodes(ac_training *r, ac_graph *g, ac_id loss, const ac_id *grad)
+{
+    ac_id square[2] = {player_square(r, g, grad, false), player_square(r, g, grad, true)}, total = square[0], none;
+
+    if (square[1] != AC_NONE)
+        total = total == AC_NONE ? square[1] : ac_add(g, total, square[1]);
     if (loss != AC_NONE)
         total = ac_add(g, total, ac_scale(g, loss, 0, 0));
     ac_set_output(g, "norm", ac_sqrt(g, total));
+    none = ac_scale(g, total, 0, 0); /* 0, or what is not finite */
     for (int k = 0; k < r->n_sets; grad += r->sets[k++].p.n)
-        update_set(r, g, &r->sets[k], grad, total);
+        update_set(r, g, &r->sets[k], grad, square[1] == AC_NONE ? total : ac_add(g, square[r->sets[k].adversary], none));
 }
 
 /* Gradients as the sweep makes them: kept for the update, or added to their variables at once, so that they need not live on. */
@@ -197,7 +213,7 @@ static int gradient_graph(ac_training *r, ac_stepper *s)
     ac_grad_each(g, loss, AC_NONE, leaf, n, collect, &c);
     AC_TRY(check_gradients(r, g, c.grad, n));
     if (!split(r))
-        update_nodes(r, g, loss, c.grad, n);
+        update_nodes(r, g, loss, c.grad);
     rc = g->rc;
 out:
     free(leaf);
@@ -215,7 +231,7 @@ static int update_graph(ac_training *r, ac_graph *g)
         return ac_nomem(r->dg, (size_t)n * sizeof *grad);
     for (int i = 0; i < n; i++)
         grad[i] = ac_state(g, nth_parameter(r, i, &part)->grad);
-    update_nodes(r, g, AC_NONE, grad, n);
+    update_nodes(r, g, AC_NONE, grad);
     free(grad);
     return g->rc;
 }
@@ -265,16 +281,23 @@ void ac_step_close(ac_stepper *s)
 static int feed_hyper(const ac_training *r, ac_exec *x)
 {
     const ac_train_cfg *c = r->cfg;
-    ac_adam_cfg adam = {.lr = ac_learning_rate(c, r->at.updates), .beta1 = c->optimizer.adam_beta1,
-                        .beta2 = c->optimizer.adam_beta2, .eps = c->optimizer.adam_epsilon,
-                        .ema = ac_ema_decay(c, r->at.updates)};
+    const double rate = ac_learning_rate(c, r->at.updates), course = c->optimizer.learning_rate > 0 ? rate / c->optimizer.learning_rate : 0;
     float h[AC_HYPERS];
     char name[32];
     int rc = 0;
 
     for (int k = 0; k < r->n_sets && rc == 0; k++) {
         int64_t done = r->at.updates - r->sets[k].start; /* of this set */
-        adam.decay = done >= 0 ? c->optimizer.adam_weight_decay : 0;
+        ac_adam_cfg adam = {.lr = rate, .beta1 = c->optimizer.adam_beta1, .beta2 = c->optimizer.adam_beta2, .eps = c->optimizer.adam_epsilon,
+                            .decay = c->optimizer.adam_weight_decay, .ema = ac_ema_decay(c, r->at.updates)};
+        if (r->sets[k].adversary) {
+            adam.lr = c->discriminator.learning_rate * course;
+            adam.beta1 = c->discriminator.adam_beta1;
+            adam.beta2 = c->discriminator.adam_beta2;
+            adam.decay = c->discriminator.adam_weight_decay;
+        }
+        if (done < 0)
+            adam.decay = 0;
         ac_adam_hyper(&adam, AC_MAX(done, (int64_t)0) + 1, h);
         rc = ac_feed(x, hyper_name(&r->sets[k], name), h, sizeof h);
     }

@@ -19,7 +19,7 @@
 
 struct ac_training;
 
-enum { AC_SCALARS = 4 }; /* most scalars of a method besides the loss */
+enum { AC_SCALARS = 9 }; /* most scalars of a method besides the loss */
 
 /* A method: what `[run] method =` names. */
 typedef struct ac_recipe {
@@ -44,7 +44,7 @@ typedef struct ac_recipe {
 /* Loss of an autoencoder's picture, and the outputs "l1" and "kl"; moments as of ac_vae_encode. */
 ac_id ac_vae_loss(ac_graph *g, const ac_train_cfg *c, ac_id image, ac_id decoded, ac_id moments);
 
-extern const ac_recipe ac_recipe_vae, ac_recipe_diffusion, ac_recipe_clip;
+extern const ac_recipe ac_recipe_vae, ac_recipe_diffusion, ac_recipe_clip, ac_recipe_add;
 
 /* One step on the device: the loss of a micro-batch and its gradients, then clipping, Adam and EMA. Without accumulation and
  * other ranks both are one graph; else gradients are summed in variables, and the update is a graph of its own. */
@@ -176,6 +176,8 @@ typedef int (*ac_eval_fn)(ac_training *r, ac_exec *x, const ac_batch *b, size_t 
 int ac_eval_each(ac_training *r, ac_exec *x, ac_split split, ac_eval_fn fn, void *user, size_t *seen) AC_CHECK_RESULT;
 /* addcl_sample without progress reports. */
 int ac_quiet_sample(ac_training *r, const addcl_sample_opts *o) AC_CHECK_RESULT;
+/* The recipe's pictures() of methods that sample: the prompts' pictures by the averaged parameters. */
+int ac_sample_sheet(ac_training *r, const char *path) AC_CHECK_RESULT;
 /* Fills run->prompts from the configured file, or with captions of held-out samples. */
 int ac_read_prompts(ac_training *r) AC_CHECK_RESULT;
 
