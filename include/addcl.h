@@ -299,6 +299,51 @@ typedef struct addcl_train_opts {
  * happens, the checkpoints written before are whole. */
 ADDCL_CHECKED int addcl_train(addcl_training *t, const addcl_train_opts *opts);
 
+/* ---------------------------------------------------------------------------------------------- evaluation */
+
+/* Sets of pictures are folders (with metadata.jsonl, or side-cars, or only pictures) and tar shards, as for training. All pictures
+ * become squares of one size: scaled as Pillow does (bicubic, antialiased), then the middle. */
+typedef struct addcl_eval_opts {
+    const char *const *sets; /* generated pictures */
+    size_t n_sets;
+    const char *const *autoencoders; /* models whose reconstruction of the reference is a set, too */
+    size_t n_autoencoders;
+    const char *reference;      /* real pictures; NULL: none, and nothing that compares with them */
+    const char *features;       /* image transformer of the distances: folder of DINOv2, of CLIP's image tower, or with image_encoder/ */
+    const char *clip;           /* folder with image_encoder/, text_encoder/ and tokenizer/ for the CLIP score; NULL: none */
+    const char *caption;        /* captions of pictures that are not of add-cl, as in training: "{label}, {style}"; NULL: none */
+    const char *caption_values; /* "style=noto:flat emoji, ..."; NULL: none */
+    const char *filter;         /* reference pictures that count: "style=noto"; NULL: all */
+    const char *output;         /* folder that gets eval.json, eval.html and sheets of pictures; NULL: none */
+    size_t count;               /* pictures of every set, drawn by the seed; 0: all */
+    int64_t seed;               /* of the draw, and of the subsets of the kernel distance */
+    int resolution;             /* pixels; 0: the shorter side of the first picture of the reference, else of the first set */
+    int neighbours;             /* k of precision and recall */
+    int pairs;                  /* 1: pictures of the same name in a set and in the reference are compared */
+    int batch_size;
+} addcl_eval_opts;
+#define ADDCL_EVAL_OPTS_INIT {.neighbours = 3, .batch_size = 32}
+
+/* What was measured of a set; NaN: it was not. */
+typedef struct addcl_eval_row {
+    const char *name; /* path of the set or of the autoencoder */
+    size_t pictures;
+    double fid;                 /* Frechet distance of the features, from the reference */
+    double kid, kid_deviation;  /* kernel distance: mean and deviation over 100 subsets of up to 1,000 pictures */
+    double precision, recall;
+    double clip_score;          /* mean cosine of picture and caption */
+    double psnr, ssim;          /* of pairs, means; PSNR of the mean squared error of each pair, in dB */
+    const double *spectrum;     /* mean power at 0, 1, ... rings - 1 waves a picture side */
+    int rings;
+} addcl_eval_row;
+
+typedef struct addcl_evaluation addcl_evaluation;
+/* Needs an open device. */
+ADDCL_CHECKED int addcl_eval(addcl_ctx *ctx, const addcl_eval_opts *opts, addcl_evaluation **out);
+/* n rows: the reference first, if there is one, then sets and autoencoders in their order. */
+ADDCL_API const addcl_eval_row *addcl_evaluation_rows(const addcl_evaluation *e, size_t *n);
+ADDCL_API void addcl_evaluation_free(addcl_evaluation *e);
+
 /* ------------------------------------------------------------------------------------------------ tools */
 
 /* One result of a self-test or benchmark. */

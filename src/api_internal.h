@@ -34,6 +34,8 @@ typedef struct ac_part {
  * ac_part_close, also after a failure. */
 int ac_part_open(ac_diag *dg, const char *dir, const char *name, bool optional, ac_part *p) AC_CHECK_RESULT;
 void ac_part_close(ac_part *p);
+/* Opens an image transformer with weights: DINOv2's or CLIP's folder, or one that has it in image_encoder/. */
+int ac_image_tower_open(ac_diag *dg, const char *dir, ac_part *p, ac_vit_cfg *c) AC_CHECK_RESULT;
 
 typedef enum ac_part_id { AC_UNET, AC_VAE, AC_TEXT, AC_TEXT_2, AC_TAESD, AC_PARTS } ac_part_id;
 

@@ -143,6 +143,20 @@ out:
     return rc;
 }
 
+int ac_image_tower_open(ac_diag *dg, const char *dir, ac_part *p, ac_vit_cfg *c)
+{
+    char *config = ac_path_join(dir, "config.json"), *sub = ac_path_join(dir, "image_encoder");
+    int rc = config && sub ? 0 : ac_nomem(dg, strlen(dir));
+
+    AC_TRY(rc);
+    AC_TRY(ac_part_open(dg, ac_exists(config) ? dir : sub, "image_encoder", false, p));
+    rc = ac_vit_config(&p->json, c);
+out:
+    free(config);
+    free(sub);
+    return rc;
+}
+
 /* The part's object in the configurations of a single file. */
 static int config_of(ac_diag *dg, json_t *configs, const char *path, ac_part *p)
 {

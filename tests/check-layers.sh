@@ -16,11 +16,12 @@ BEGIN {
     may["io"] = "io base"
     may["model"] = "model ops graph dev io base"
     may["diff"] = "diff model ops graph dev io base"
+    may["eval"] = "eval api diff model ops graph dev io base" # metrics of pictures: like train
     may["train"] = "train api diff model ops graph dev io base" # a run: above the models of the public interface, beside it
-    may["api"] = "api train diff model ops graph dev io base"
+    may["api"] = "api train eval diff model ops graph dev io base"
     may["tools"] = "."
     may["include"] = ""
-    layers = split("base dev graph ops io model diff train api tools include", layer, " ")
+    layers = split("base dev graph ops io model diff train eval api tools include", layer, " ")
 }
 
 function folder_of(header)

@@ -102,11 +102,20 @@ mv out effective.ini
 run 0 "train --print-config of that" "" train effective.ini --print-config
 check "prints the same" cmp -s out effective.ini
 
+# ---- eval
+
+usage "nothing to measure" "no pictures to measure" eval
+usage "pairs without a reference" "needs a --reference" eval --pairs pictures
+run 5 "a set that is none" "is no data set\|nowhere" eval nowhere
+run 0 "pictures of the repository" "" eval "$SRCDIR/examples/emoji/data64" --caption '{label}'
+check "their row" grep -q "data64  *64" out
+run 0 "as JSON" "" eval --json "$SRCDIR/examples/emoji/data64"
+check "an object" grep -q '"pictures": *64' out
+
 # ---- outputs that cannot be written are found before anything is computed
 
 mkdir folder.png
-usage "output is a folder" "is a folder" sample -p x -o folder.png
-usage "output ends in a slash" "names a folder" sample -p x -o nowhere/
+run 1 "a folder in a folder that is not there" "cannot make the folder" sample -p x -o nowhere/new/
 usage "output with %s" "one %d" sample -p x -o '%s.png'
 usage "output with two numbers" "one %d" sample -p x -o '%d-%d.png'
 usage "two images to standard output" "takes one image" sample -p x -p y -o -

@@ -113,8 +113,8 @@ static void test_no_source(void **state)
     o.n_source = 0;
     refuse_data(&o, ADDCL_E_ARG, "no source");
     o = plain_opts("empty");
-    o.resolution = 0;
-    refuse_data(&o, ADDCL_E_ARG, "resolution 0");
+    o.resolution = -1;
+    refuse_data(&o, ADDCL_E_ARG, "resolution -1");
     o = plain_opts("empty");
     o.flip = 1.5;
     refuse_data(&o, ADDCL_E_ARG, "flip 1.5");

@@ -54,7 +54,7 @@ static const opt_def rows[] = {
     ROW_TYPE(sample_args, type),
 
     {.kind = OPT_GROUP, .help = "Output"},
-    ROW(OPT_FILE, "output", 'o', output, "FILE", "PNG to write; %03d in it is the image's number; - is standard output",
+    ROW(OPT_FILE, "output", 'o', output, "FILE", "PNG to write; %03d in it is the image's number; a folder (or NAME/) gets numbered files; - is standard output",
         DEFAULT("out.png")),
     ROW(OPT_INT, "batch-count", 'b', batch_count, "N", "images of each prompt", RANGE(1, 10000), DEFAULT("1")),
     ROW(OPT_INT, "batch-size", 0, batch_size, "N", "images computed together", RANGE(1, 1024), DEFAULT("1")),

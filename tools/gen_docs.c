@@ -54,6 +54,7 @@ static const term examples[] = {
     {"add-cl train --print-config >run.ini", "a configuration to fill in"},
     {"add-cl train run.ini --set optimizer.learning_rate=2e-4", "train, with another learning rate than in the file"},
     {"add-cl train run.ini --resume", "go on after an interruption"},
+    {"add-cl eval made --reference real --features dinov2-small -o report", "FID, KID, precision and recall, and a page with them"},
     {"add-cl info out.png", "how an image was made"},
     {"add-cl convert models/emoji-teacher teacher.safetensors --type f16", "a folder as one file"},
     {"add-cl devices --check", "which OpenCL devices there are and whether they work"},

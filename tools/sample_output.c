@@ -118,8 +118,6 @@ static int check_target(tool *t, const char *path)
 {
     struct stat st;
 
-    if (*path && path[strlen(path) - 1] == '/')
-        return usage_error(&cmd_sample, "--output: '%s' names a folder, not a file", path);
     if (stat(path, &st) != 0 || S_ISREG(st.st_mode))
         return check_folder(t, path);
     if (S_ISDIR(st.st_mode))
@@ -128,6 +126,27 @@ static int check_target(tool *t, const char *path)
         return TOOL_OK;
     report_say(&t->report, ADDCL_LOG_ERROR, "--output: '%s' cannot be written: %s", path, strerror(errno));
     return TOOL_FAILED;
+}
+
+static bool is_folder(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+/* A folder, which is made when its name ends with a slash: the images are numbered in it. 0 or the exit code. */
+static int open_folder(sample_output *out, tool *t, const char *path)
+{
+    if (!is_folder(path) && mkdir(path, 0777) != 0) {
+        report_say(&t->report, ADDCL_LOG_ERROR, "--output: cannot make the folder '%s': %s", path, strerror(errno));
+        return TOOL_FAILED;
+    }
+    if (asprintf(&out->head, "%s%s", path, path[strlen(path) - 1] == '/' ? "" : "/") < 0)
+        out->head = NULL;
+    out->tail = strdup(".png");
+    strcpy(out->digits, "05");
+    return out->head && out->tail ? TOOL_OK : tool_no_memory(t);
 }
 
 int sample_output_open(sample_output *out, tool *t, const char *pattern, int n)
@@ -142,7 +161,10 @@ int sample_output_open(sample_output *out, tool *t, const char *pattern, int n)
             return usage_error(&cmd_sample, "--output: standard output is a terminal; send it to a file or a pipe");
         return (out->head = strdup(pattern)) ? TOOL_OK : tool_no_memory(t);
     }
-    code = split(out, t, pattern);
+    if (*pattern && (pattern[strlen(pattern) - 1] == '/' || is_folder(pattern)))
+        code = open_folder(out, t, pattern);
+    else
+        code = split(out, t, pattern);
     if (code == TOOL_OK && n > 1 && !out->tail)
         code = insert_number(out, t);
     for (int i = 0; code == TOOL_OK && i < n; i++) {

@@ -119,6 +119,7 @@ int ac_dev_finish(ac_dev *dev) AC_CHECK_RESULT;
 
 /* power [batch,height,width] = |F|^2 / (height width) of the pictures x, F their Fourier transforms; host memory. By clFFT, which
  * wants sides without prime factors above 13. */
+bool ac_dev_power_takes(int side);
 int ac_dev_power(ac_dev *dev, const float *x, int batch, int height, int width, float *power) AC_CHECK_RESULT;
 
 /* Was the library built with CLBlast? */

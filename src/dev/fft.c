@@ -5,12 +5,12 @@
 #include <stdlib.h>
 
 /* clFFT's lengths are products of these. */
-static bool possible(int n)
+bool ac_dev_power_takes(int n)
 {
     static const int prime[] = {2, 3, 5, 7, 11, 13};
 
     for (size_t i = 0; i < AC_LEN(prime); i++)
-        while (n % prime[i] == 0)
+        while (n > 0 && n % prime[i] == 0)
             n /= prime[i];
     return n == 1;
 }
@@ -47,7 +47,7 @@ int ac_dev_power(ac_dev *dev, const float *x, int batch, int height, int width, 
     ac_buf *buf = NULL;
     int rc;
 
-    if (!possible(height) || !possible(width))
+    if (!ac_dev_power_takes(height) || !ac_dev_power_takes(width))
         return ac_fail(dev->dg, ADDCL_E_UNSUPPORTED, "pictures of %d x %d pixels: clFFT transforms lengths without prime factors above 13", width, height);
     if (!(z = ac_calloc(2 * n, sizeof *z)))
         return ac_nomem(dev->dg, 2 * n * sizeof *z);

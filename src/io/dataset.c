@@ -192,8 +192,8 @@ static int check_opts(const ac_data_opts *o, ac_diag *dg)
 
     if (o->n_source == 0)
         return ac_fail(dg, ADDCL_E_ARG, "data set: no source is given");
-    if (o->resolution < 1 || o->resolution > AC_IMAGE_SIDE_MAX)
-        return ac_fail(dg, ADDCL_E_ARG, "resolution %d: expected 1..%d", o->resolution, AC_IMAGE_SIDE_MAX);
+    if (o->resolution < 0 || o->resolution > AC_IMAGE_SIDE_MAX)
+        return ac_fail(dg, ADDCL_E_ARG, "resolution %d: expected 0..%d", o->resolution, AC_IMAGE_SIDE_MAX);
     for (size_t i = 0; i < AC_LEN(probability); i++)
         if (!(probability[i].value >= 0 && probability[i].value <= 1))
             return ac_fail(dg, ADDCL_E_ARG, "%s %g: expected 0..1", probability[i].name, probability[i].value);
@@ -256,6 +256,8 @@ int ac_data_open(const ac_data_opts *opts, ac_diag *dg, ac_data **out)
     AC_TRY(check_fields(d, dg));
     if (!(d->slot = ac_calloc(d->item.n, sizeof *d->slot)))
         AC_TRY(ac_nomem(dg, d->item.n * sizeof *d->slot));
+    if (d->opts.resolution == 0)
+        AC_TRY(ac_data_native(d, d->member[AC_SPLIT_TRAIN][0], dg, &d->opts.resolution));
     *out = d;
     return 0;
 out:

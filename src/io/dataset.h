@@ -32,7 +32,7 @@ typedef enum ac_fit {
 typedef struct ac_data_opts {
     const char *const *source; /* n_source paths */
     size_t n_source;
-    int resolution; /* side of the pictures in pixels */
+    int resolution; /* side of the pictures in pixels; 0: the shorter side of the first picture */
     ac_fit fit;
     double flip;           /* probability of a mirror image, left to right */
     uint8_t background[3]; /* RGB behind transparent pixels and for AC_FIT_PAD */

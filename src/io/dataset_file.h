@@ -124,6 +124,8 @@ struct ac_data {
     char *broken[AC_DATA_BROKEN_KEPT]; /* messages; NULL where memory was short */
 };
 
+/* Shorter side of a picture as its file has it. */
+AC_CHECK_RESULT int ac_data_native(const ac_data *d, uint32_t index, ac_diag *dg, int *side);
 /* Adds the samples of one source. */
 AC_CHECK_RESULT int ac_data_add_source(ac_data *d, const char *path, ac_diag *dg);
 AC_CHECK_RESULT int ac_data_add_shard(ac_data *d, const char *path, ac_diag *dg);

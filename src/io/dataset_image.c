@@ -133,14 +133,13 @@ typedef struct picture {
     addcl_image *own;         /* image, where the slot does not keep it */
 } picture;
 
-/* Reads, hashes, decodes and scales. */
-static int load(const ac_data *d, uint32_t index, ac_diag *dg, picture *p)
+/* Reads, hashes and decodes. */
+static int decode(const ac_data *d, uint32_t index, ac_diag *dg, uint8_t hash[32], addcl_image **out)
 {
     const ac_image_opts how = {.background = {d->opts.background[0], d->opts.background[1], d->opts.background[2]},
                                .orient = true,
                                .max_pixels = PIXELS_MAX};
     const ac_data_item *item = &d->item.p[index];
-    const char *name = d->text.p + item->name;
     ac_sha256 sha;
     ac_str file = {0};
     int rc;
@@ -148,15 +147,37 @@ static int load(const ac_data *d, uint32_t index, ac_diag *dg, picture *p)
     AC_TRY(read_file(d, item, dg, &file));
     ac_sha256_init(&sha);
     ac_sha256_update(&sha, file.p, file.n);
-    ac_sha256_final(&sha, p->info.hash);
-    AC_TRY(ac_image_decode(file.p, file.n, name, &how, dg, &p->own));
-    AC_TRY(fit_image(d, name, dg, &p->own));
+    ac_sha256_final(&sha, hash);
+    rc = ac_image_decode(file.p, file.n, d->text.p + item->name, &how, dg, out);
+out:
+    ac_str_free(&file);
+    return rc;
+}
+
+int ac_data_native(const ac_data *d, uint32_t index, ac_diag *dg, int *side)
+{
+    addcl_image *image = NULL;
+    uint8_t hash[32];
+    int rc = decode(d, index, dg, hash, &image);
+
+    if (rc == 0)
+        *side = AC_MIN(image->width, image->height);
+    ac_image_free(image);
+    return rc;
+}
+
+/* And scales. */
+static int load(const ac_data *d, uint32_t index, ac_diag *dg, picture *p)
+{
+    int rc;
+
+    AC_TRY(decode(d, index, dg, p->info.hash, &p->own));
+    AC_TRY(fit_image(d, d->text.p + d->item.p[index].name, dg, &p->own));
     p->info.state = AC_SLOT_GOOD;
     p->info.width = p->own->width;
     p->info.height = p->own->height;
     p->image = p->own;
 out:
-    ac_str_free(&file);
     return rc;
 }
 

@@ -113,7 +113,20 @@ static const char *kind_of(const json_t *event)
 
 /* ----------------------------------------------------------------------------------------------------------- page */
 
-static void put_head(ac_str *s, const ac_report *r, const ac_table *log)
+void ac_page_head_add(ac_str *s, const char *title)
+{
+    /* Nothing is loaded from anywhere: the policy makes the browser see to it. */
+    ac_str_add(s, "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
+                  "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
+                  "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; "
+                  "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\n<title>");
+    ac_html_text(s, title);
+    ac_str_addf(s, "</title>\n<style>\n%s</style></head>\n<body><header><h1>", ac_report_style);
+    ac_html_text(s, title);
+    ac_str_add(s, "</h1>");
+}
+
+void ac_page_written_add(ac_str *s)
 {
     time_t now = time(NULL);
     char when[32] = "";
@@ -121,15 +134,13 @@ static void put_head(ac_str *s, const ac_report *r, const ac_table *log)
 
     if (gmtime_r(&now, &tm))
         (void)!strftime(when, sizeof when, "%Y-%m-%d %H:%M UTC", &tm);
-    /* Nothing is loaded from anywhere: the policy makes the browser see to it. */
-    ac_str_add(s, "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
-                  "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
-                  "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; "
-                  "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">\n<title>");
-    ac_html_text(s, r->title);
-    ac_str_addf(s, "</title>\n<style>\n%s</style></head>\n<body><header><h1>", ac_report_style);
-    ac_html_text(s, r->title);
-    ac_str_add(s, "</h1><span class=\"status ");
+    ac_str_addf(s, "written %s</p></header>\n", when);
+}
+
+static void put_head(ac_str *s, const ac_report *r, const ac_table *log)
+{
+    ac_page_head_add(s, r->title);
+    ac_str_add(s, "<span class=\"status ");
     ac_html_text(s, r->status);
     ac_str_add(s, "\">");
     ac_html_text(s, r->status);
@@ -139,19 +150,19 @@ static void put_head(ac_str *s, const ac_report *r, const ac_table *log)
         ac_html_count(s, last_step(log));
         ac_str_add(s, " &middot; ");
     }
-    ac_str_addf(s, "written %s</p></header>\n", when);
+    ac_page_written_add(s);
 }
 
-static void put_facts(ac_str *s, const ac_report *r)
+void ac_page_facts_add(ac_str *s, const char *const (*fact)[2], size_t n)
 {
-    if (r->n_facts == 0)
+    if (n == 0)
         return;
     ac_str_add(s, "<dl>");
-    for (size_t i = 0; i < r->n_facts; i++) {
+    for (size_t i = 0; i < n; i++) {
         ac_str_add(s, "<div><dt>");
-        ac_html_text(s, r->fact[i][0]);
+        ac_html_text(s, fact[i][0]);
         ac_str_add(s, "</dt><dd>");
-        ac_html_text(s, r->fact[i][1]);
+        ac_html_text(s, fact[i][1]);
         ac_str_add(s, "</dd></div>");
     }
     ac_str_add(s, "</dl>\n");
@@ -305,6 +316,12 @@ static void put_config(ac_str *s, const char *text)
     ac_str_free(&line);
 }
 
+void ac_page_end_add(ac_str *s)
+{
+    ac_str_addf(s, "<footer>Made by add-cl. This file needs no other.</footer>\n<script>\n%s</script></body></html>\n",
+                ac_report_script);
+}
+
 static int make_page(ac_str *s, const char *run_dir, const ac_report *r, ac_diag *dg)
 {
     ac_diag why = {0};
@@ -315,14 +332,13 @@ static int make_page(ac_str *s, const char *run_dir, const ac_report *r, ac_diag
     AC_TRY(tolerate(read_log(run_dir, &why, &log), &why, dg));
     AC_TRY(tolerate(read_events(run_dir, &why, &v), &why, dg));
     put_head(s, r, &log);
-    put_facts(s, r);
+    ac_page_facts_add(s, r->fact, r->n_facts);
     AC_TRY(ac_report_samples_add(s, run_dir, r, last_step(&log), dg));
     AC_TRY(put_charts(s, r, &log, &v, dg));
     put_events(s, &v);
     if (r->config)
         put_config(s, r->config);
-    ac_str_addf(s, "<footer>Made by add-cl. This file needs no other.</footer>\n<script>\n%s</script></body></html>\n",
-                ac_report_script);
+    ac_page_end_add(s);
     if (s->failed)
         rc = ac_nomem(dg, s->n);
 out:

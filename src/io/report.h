@@ -1,4 +1,4 @@
-/* report.h - report.html of a run folder, and the model card of an exported model. */
+/* report.h - report.html of a run folder, the page of an evaluation, and the model card of an exported model. */
 #ifndef AC_REPORT_H
 #define AC_REPORT_H
 
@@ -33,6 +33,30 @@ typedef struct ac_report {
 /* Writes <run_dir>/report.html from r, log.csv, events.jsonl and samples/: one file that needs no other. What cannot be
  * read is left out with a note. */
 AC_CHECK_RESULT int ac_report_write(const char *run_dir, const ac_report *r, ac_diag *dg);
+
+/* A PNG file with pictures, and the captions of as many of them as have one. */
+typedef struct ac_eval_sheet {
+    const char *heading, *path;
+    const char *const *caption;
+    size_t n_captions;
+} ac_eval_sheet;
+
+/* The page of an evaluation: a table, curves, sheets of pictures. */
+typedef struct ac_eval_page {
+    const char *title;
+    const char *const (*fact)[2]; /* {name, value} */
+    size_t n_facts;
+    const char *const *cell;      /* of the table, rows x columns; the first row is its head */
+    size_t rows, columns;
+    const char *notes;            /* below the table; NULL: none */
+    const ac_report_chart *chart; /* of the columns of `curves`, over its column "step" */
+    size_t n_charts;
+    const struct ac_table *curves;
+    const ac_eval_sheet *sheet;
+    size_t n_sheets;
+    int sheet_columns; /* of pictures */
+} ac_eval_page;
+AC_CHECK_RESULT int ac_eval_page_write(const char *path, const ac_eval_page *p, ac_diag *dg);
 
 /* The model card of an exported model. Texts are Markdown, except where they are names. What is NULL or empty is left
  * out with its heading. */

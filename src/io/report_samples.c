@@ -137,18 +137,28 @@ static void put_image(ac_str *s, const picture *p, const char *class)
     ac_str_add(s, "\">");
 }
 
-/* The captions, each below its picture's column. */
-static void put_captions(ac_str *s, const ac_report *r, int width)
+/* Enlarged by a whole number as far as there is room; returns the width in pixels. */
+static int put_sheet(ac_str *s, const picture *p)
 {
-    int columns = r->columns > 0 ? r->columns : (int)ceil(sqrt((double)r->n_captions));
+    int times = p->width > 0 ? AC_MAX(SHEET_WIDTH / p->width, 1) : 1;
 
-    if (r->n_captions == 0)
+    ac_str_addf(s, "<div style=\"max-width:%dpx;margin:auto\">", times * p->width);
+    put_image(s, p, times > 1 ? "sheet crisp" : "sheet");
+    ac_str_add(s, "</div>\n");
+    return times * p->width;
+}
+
+/* The captions, each below its picture's column. */
+static void put_captions(ac_str *s, const char *const *caption, size_t n, int columns, int width)
+{
+    if (n == 0)
         return;
+    columns = columns > 0 ? columns : (int)ceil(sqrt((double)n));
     ac_str_addf(s, "<ol class=\"captions\" style=\"max-width:%dpx;grid-template-columns:repeat(%d,1fr)\">", width,
                 columns);
-    for (size_t i = 0; i < r->n_captions; i++) {
+    for (size_t i = 0; i < n; i++) {
         ac_str_add(s, "<li>");
-        ac_html_text(s, *r->caption[i] ? r->caption[i] : "(no text)");
+        ac_html_text(s, *caption[i] ? caption[i] : "(no text)");
         ac_str_add(s, "</li>");
     }
     ac_str_add(s, "</ol>\n");
@@ -183,12 +193,11 @@ static void put_strip(ac_str *s, const sheet *v, size_t n, ac_diag *dg)
 /* The n > 0 sheets of one series, by step. */
 static void put_series(ac_str *s, const ac_report *r, const sheet *v, size_t n, ac_diag *dg)
 {
-    int times;
     picture p;
+    int width;
 
     if (!load(&p, v[n - 1].path, dg))
         return;
-    times = p.width > 0 ? AC_MAX(SHEET_WIDTH / p.width, 1) : 1;
     ac_str_add(s, "<section><h2>Samples");
     if (*v->series) {
         ac_str_add(s, " &middot; ");
@@ -196,11 +205,25 @@ static void put_series(ac_str *s, const ac_report *r, const sheet *v, size_t n, 
     }
     ac_str_add(s, " &middot; <span class=\"at\">step ");
     ac_html_count(s, v[n - 1].step);
-    ac_str_addf(s, "</span></h2>\n<div class=\"card\"><div style=\"max-width:%dpx;margin:auto\">", times * p.width);
-    put_image(s, &p, times > 1 ? "sheet crisp" : "sheet");
-    ac_str_add(s, "</div>\n");
-    put_captions(s, r, times * p.width);
+    ac_str_add(s, "</span></h2>\n<div class=\"card\">");
+    width = put_sheet(s, &p);
+    put_captions(s, r->caption, r->n_captions, r->columns, width);
     put_strip(s, v, n, dg);
+    ac_str_add(s, "</div></section>\n");
+    free(p.data);
+}
+
+void ac_page_sheet_add(ac_str *s, const char *heading, const char *path, const char *const *caption, size_t n_captions, int columns,
+                       ac_diag *dg)
+{
+    picture p;
+
+    if (!load(&p, path, dg))
+        return;
+    ac_str_add(s, "<section><h2 class=\"path\">");
+    ac_html_text(s, heading);
+    ac_str_add(s, "</h2>\n<div class=\"card\">");
+    put_captions(s, caption, n_captions, columns, put_sheet(s, &p));
     ac_str_add(s, "</div></section>\n");
     free(p.data);
 }

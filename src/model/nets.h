@@ -94,6 +94,8 @@ typedef struct ac_vit_out {                         /* sequences [B,1+hw,C] begi
     ac_id pooled;                                   /* class token after the final norm [B,C] */
     ac_id embeds;                                   /* with a projection: of the pooled output [B,projection] */
 } ac_vit_out;
+/* Of pixels in 0..1, what the network wants subtracted and divided by: ImageNet's for DINOv2, CLIP's own for CLIP. */
+void ac_vit_norm(const ac_vit_cfg *c, double mean[3], double std[3]);
 /* image [B,H,W,channels], normalised as the network wants it. H and W need not be image_size: the table of positions is
  * interpolated, and what is left over of whole patches is dropped. */
 ac_vit_out ac_vit(ac_net *m, const ac_vit_cfg *c, ac_id image);

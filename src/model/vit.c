@@ -326,3 +326,12 @@ ac_vit_out ac_vit(ac_net *m, const ac_vit_cfg *c, ac_id image)
         out.embeds = nn_linear(m, "visual_projection", out.pooled, c->projection, false, AC_ACT_NONE);
     return out;
 }
+
+void ac_vit_norm(const ac_vit_cfg *c, double mean[3], double std[3])
+{
+    static const double imagenet[2][3] = {{0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}},
+                        clip[2][3] = {{0.48145466, 0.4578275, 0.40821073}, {0.26862954, 0.26130258, 0.27577711}};
+
+    memcpy(mean, c->clip ? clip[0] : imagenet[0], sizeof clip[0]);
+    memcpy(std, c->clip ? clip[1] : imagenet[1], sizeof clip[1]);
+}

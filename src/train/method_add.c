@@ -87,23 +87,16 @@ static int open_features(ac_training *r, add *a)
 {
     const ac_ints *blocks = &r->cfg->discriminator.feature_blocks;
     const char *dir = r->cfg->discriminator.feature_network;
-    char *config = ac_path_join(dir, "config.json"), *sub = ac_path_join(dir, "image_encoder");
-    int rc = config && sub ? 0 : ac_nomem(r->dg, strlen(dir));
+    int rc;
 
-    AC_TRY(rc);
-    AC_TRY(ac_part_open(r->dg, ac_exists(config) ? dir : sub, "image_encoder", false, &a->feature));
-    AC_TRY(ac_vit_config(&a->feature.json, &a->vit));
-    if (!a->feature.layout)
-        rc = ac_fail(r->dg, ADDCL_E_ARG, "%s holds no weights of an image transformer", dir);
-    if (rc == 0 && blocks->n > AC_TAPS)
+    AC_TRY(ac_image_tower_open(r->dg, dir, &a->feature, &a->vit));
+    if (blocks->n > AC_TAPS)
         rc = ac_fail(r->dg, ADDCL_E_ARG, "discriminator.feature_blocks: %zu blocks, at most %d are possible", blocks->n, AC_TAPS);
     for (size_t i = 0; i < blocks->n && rc == 0; i++)
         if (blocks->p[i] >= a->vit.layers)
             rc = ac_fail(r->dg, ADDCL_E_ARG, "discriminator.feature_blocks: the network of %s has %d blocks, %lld is beyond", dir, a->vit.layers,
                          (long long)blocks->p[i]);
 out:
-    free(config);
-    free(sub);
     return rc;
 }
 
@@ -240,8 +233,6 @@ static ac_net frozen(ac_training *r, ac_graph *g, ac_weights *w, const ac_part *
 
 static ac_features features_of(const ac_training *r, const add *a, ac_net *m)
 {
-    static const double imagenet[2][3] = {{0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}},
-                        clip[2][3] = {{0.48145466, 0.4578275, 0.40821073}, {0.26862954, 0.26130258, 0.27577711}};
     const ac_ints *blocks = &r->cfg->discriminator.feature_blocks;
     int side = (int)r->cfg->discriminator.feature_size;
     ac_features f = {.net = m, .vit = &a->vit, .n_taps = (int)blocks->n, .embedding = r->cfg->discriminator.feature_embedding,
@@ -249,8 +240,7 @@ static ac_features features_of(const ac_training *r, const add *a, ac_net *m)
 
     for (size_t i = 0; i < blocks->n; i++)
         f.tap[i] = (int)blocks->p[i];
-    memcpy(f.mean, a->vit.clip ? clip[0] : imagenet[0], sizeof f.mean);
-    memcpy(f.std, a->vit.clip ? clip[1] : imagenet[1], sizeof f.std);
+    ac_vit_norm(&a->vit, f.mean, f.std);
     return f;
 }
 

@@ -9,9 +9,6 @@
 #include "io/folder.h"
 #include "train/inputs.h"
 
-/* What the published DINOv2 models are shown: pictures in 0..1, less the mean, over the standard deviation of ImageNet. */
-static const double image_mean[3] = {0.485, 0.456, 0.406}, image_std[3] = {0.229, 0.224, 0.225};
-
 enum { IMAGE, TEXT };
 
 typedef struct clip {
@@ -179,10 +176,12 @@ static int feed(ac_training *r, ac_exec *x, const ac_batch *b)
 {
     clip *m = r->method;
     size_t B = (size_t)m->B, pixels = (size_t)m->side * (size_t)m->side;
+    double mean[3], std[3];
     int rc;
 
+    ac_vit_norm(&m->vit, mean, std);
     for (size_t i = 0; i < b->n * pixels * 3; i++)
-        m->image[i] = (float)((0.5 * (double)b->image[i] + 0.5 - image_mean[i % 3]) / image_std[i % 3]);
+        m->image[i] = (float)((0.5 * (double)b->image[i] + 0.5 - mean[i % 3]) / std[i % 3]);
     for (size_t i = 0; i < b->n; i++) {
         int32_t *ids = m->ids + i * (size_t)m->T;
         size_t kept;
