@@ -362,7 +362,7 @@ typedef int (*addcl_case_fn)(void *user, const addcl_case *c); /* not 0: stop */
  * reference. *failed counts failures. */
 ADDCL_CHECKED int addcl_selftest(addcl_ctx *ctx, const char *pattern, addcl_case_fn fn, void *user, int *failed);
 /* Runs benchmark cases: "gemm" "conv" "conv_bx" "conv_bw" "attn" "attn_bwd" "norm" "text" "unet" "vae" "vae_tiny" "image"
- * "train_unet". */
+ * "train_unet" "add_step". */
 ADDCL_CHECKED int addcl_bench(addcl_ctx *ctx, const char *name, addcl_type type, int reps, addcl_case_fn fn, void *user);
 
 /* Converts a diffusers folder to a single file or back; the direction follows from `out` (*.safetensors: single file). `type`:

@@ -340,14 +340,14 @@ out:
 }
 
 /* One training step, the update included. */
-static int bench_train(bench *b)
+static int bench_train(bench *b, const char *name)
 {
     ac_train_bench t;
     ac_step_result s;
     double best = 1e30;
     int rc;
 
-    AC_TRY(ac_train_bench_open(b->ctx, &t));
+    AC_TRY(ac_train_bench_open(b->ctx, name, &t));
     for (int i = 0; i <= b->reps && rc == 0; i++) {
         double t0 = ac_now();
         rc = ac_step_run(&t.r, &t.r.stepper, &s);
@@ -355,11 +355,11 @@ static int bench_train(bench *b)
             best = AC_MIN(best, ac_now() - t0);
     }
     if (rc == 0)
-        rc = log_shares(b, "train_unet", t.r.stepper.x);
+        rc = log_shares(b, name, t.r.stepper.x);
     if (rc == 0)
         rc = measure_peak(b);
     if (rc == 0)
-        rc = report(b, "train_unet", best, ac_exec_info(t.r.stepper.x)->flop, 0);
+        rc = report(b, name, best, ac_exec_info(t.r.stepper.x)->flop, 0);
     ac_train_bench_close(&t);
 out:
     return rc;
@@ -406,8 +406,8 @@ int addcl_bench(addcl_ctx *ctx, const char *name, addcl_type type, int reps, add
     for (size_t i = 0; i < AC_LEN(nets); i++)
         if (!strcmp(name, nets[i]))
             return bench_net(&b, name);
-    if (!strcmp(name, "train_unet"))
-        return bench_train(&b);
+    if (!strcmp(name, "train_unet") || !strcmp(name, "add_step"))
+        return bench_train(&b, name);
     if (!strcmp(name, "gemm"))
         return bench_ops(&b, &ac_op_matmul, name);
     if (!strcmp(name, "conv"))
@@ -424,7 +424,7 @@ int addcl_bench(addcl_ctx *ctx, const char *name, addcl_type type, int reps, add
         AC_TRY(bench_ops(&b, &ac_op_group_norm, name));
         return bench_ops(&b, &ac_op_layer_norm, name);
     }
-    rc = ac_fail(&ctx->dg, ADDCL_E_ARG, "\"%s\" is no benchmark: gemm conv conv_bx conv_bw attn attn_bwd norm text unet vae vae_tiny image train_unet", name);
+    rc = ac_fail(&ctx->dg, ADDCL_E_ARG, "\"%s\" is no benchmark: gemm conv conv_bx conv_bw attn attn_bwd norm text unet vae vae_tiny image train_unet add_step", name);
 out:
     return rc;
 }

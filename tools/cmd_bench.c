@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define CASES "gemm|conv|conv_bx|conv_bw|attn|attn_bwd|norm|text|unet|vae|vae_tiny|image|train_unet"
+#define CASES "gemm|conv|conv_bx|conv_bw|attn|attn_bwd|norm|text|unet|vae|vae_tiny|image|train_unet|add_step"
 
 typedef struct bench_args {
     common_args common;
@@ -112,11 +112,10 @@ const cmd_def cmd_bench = {
     .usage = "[OPTION]... [CASE]...",
     .operand_words = CASES,
     .max_operands = -1,
-    .details = "Cases: gemm, conv, conv_bx, conv_bw, attn, attn_bwd, norm (kernels in the shapes of SD 2.1); text, unet, vae, vae_tiny, image, train_unet "
-               "(whole networks "
-               "of that size with random weights); all without a CASE. Speed stands beside the peak of fused "
-               "multiply-adds, for "
-               "norm beside the bandwidth of a copy, each measured in the same run.",
+    .details = "Cases: gemm, conv, conv_bx, conv_bw, attn, attn_bwd, norm (kernels in the shapes of SD 2.1); text, unet, vae, vae_tiny, image "
+               "(whole networks of that size with random weights); train_unet, add_step (training steps of the shipped model's size); "
+               "all without a CASE. Speed stands beside the peak of fused multiply-adds, for norm beside the bandwidth of a copy, each measured "
+               "in the same run.",
     .rows = rows,
     .n_rows = sizeof rows / sizeof rows[0],
     .run = run,

@@ -127,8 +127,12 @@ void ac_reducer_tell(const ac_reducer *d);
 typedef struct ac_train_bench {
     ac_train_cfg *cfg;
     ac_training r;
+    ac_weights frozen[3];
+    float *values; /* for any input */
+    int32_t *zeros;
 } ac_train_bench;
-int ac_train_bench_open(addcl_ctx *ctx, ac_train_bench *b) AC_CHECK_RESULT;
+/* name: "train_unet" or "add_step". */
+int ac_train_bench_open(addcl_ctx *ctx, const char *name, ac_train_bench *b) AC_CHECK_RESULT;
 void ac_train_bench_close(ac_train_bench *b);
 
 /* ---- state.c */
