@@ -256,7 +256,7 @@ static void feed_all(trial *t)
 {
     double *s = batch_tensor(t, "s", NULL), *time = batch_tensor(t, "t", NULL), *x0, *noise;
     size_t n;
-    ac_add_times a;
+    ac_each a;
 
     must(ac_add_times_open(B, test_diag(), &a), test_diag());
     x0 = batch_tensor(t, "latents", &n);
@@ -270,7 +270,7 @@ static void feed_all(trial *t)
     }
     channels_last(x0, n, 4);
     feed(t, "x_s", x0, n);
-    must(ac_add_times_feed(&a, t->x), test_diag());
+    must(ac_each_feed(&a, t->x), test_diag());
     feed_tensor(t, "ctx", "text_states", 0);
     feed_states(t, "null_ctx", "null_states");
     feed_states(t, "negative_ctx", "negative_states");
@@ -282,7 +282,7 @@ static void feed_all(trial *t)
         feed_augmentation(t, "fake", "aug_fake");
         feed_augmentation(t, "real", "aug_real");
     }
-    ac_add_times_close(&a);
+    ac_each_close(&a);
     free(s);
     free(time);
     free(noise);

@@ -184,7 +184,7 @@ static ac_id per_sample(const step *s, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(name, sizeof name, fmt, ap);
     va_end(ap);
-    return ac_reshape(s->g, ac_input(s->g, name, AC_F32, ac_dims(1, s->o->B)), ac_dims(4, s->o->B, 1, 1, 1));
+    return ac_each_input(s->g, name, s->o->B);
 }
 
 /* a x + b y with values of each sample. */
@@ -440,102 +440,57 @@ ac_id ac_add_loss(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o)
 
 enum { S, S_X, S_OUT, T_X0, T_NOISE, EPS_X, EPS_OUT, C, C_GRADIENT, C_VALUE, NEGATIVE, RATIO, STEP, STEP_VALUES = 3, TIMES = STEP + STEP_VALUES * AC_TEACHER_STEPS };
 
-/* x0 and eps from x and a network's output: x0 = x0_x x + x0_out out. */
-typedef struct reading {
-    double x0_x, x0_out, eps_x, eps_out;
-} reading;
+static const char *const time_names[TIMES] = {"s",     "s.x",     "s.out", "t.x0",  "t.noise", "eps.x", "eps.out", "c",     "c.gradient", "c.value", "nfsd.negative",
+                                              "nfsd.ratio", "t.0", "t.0.x", "t.0.out", "t.1", "t.1.x", "t.1.out", "t.2", "t.2.x", "t.2.out", "t.3",
+                                              "t.3.x", "t.3.out", "t.4", "t.4.x", "t.4.out", "t.5", "t.5.x", "t.5.out", "t.6", "t.6.x", "t.6.out",
+                                              "t.7", "t.7.x", "t.7.out"};
 
-static reading reading_of(ac_prediction p, double alpha, double sigma)
+int ac_add_times_open(int B, ac_diag *dg, ac_each *a)
 {
-    switch (p) {
-    case AC_PREDICT_V:
-        return (reading){alpha, -sigma, sigma, alpha};
-    case AC_PREDICT_EPS:
-        return (reading){1 / alpha, -sigma / alpha, 0, 1};
-    case AC_PREDICT_SAMPLE:
-    default:
-        return (reading){0, 1, 1 / sigma, -alpha / sigma};
-    }
-}
-
-int ac_add_times_open(int B, ac_diag *dg, ac_add_times *a)
-{
-    size_t n = (size_t)TIMES * (size_t)B;
-
-    *a = (ac_add_times){.B = B};
-    a->value.p = ac_calloc(n, sizeof *a->value.p);
-    a->value.n = n;
-    return a->value.p ? 0 : ac_nomem(dg, n * sizeof *a->value.p);
-}
-
-void ac_add_times_close(ac_add_times *a)
-{
-    free(a->value.p);
-    *a = (ac_add_times){0};
-}
-
-static void set(ac_add_times *a, int i, int k, double v)
-{
-    a->value.p[k * a->B + i] = (float)v;
+    return ac_each_open(time_names, TIMES, B, dg, a);
 }
 
 /* Steps k of K from index t down, as DDIM takes them, without noise. */
-static void set_teacher(ac_add_times *a, int i, int K, const ac_schedule *sch, int t)
+static void set_teacher(ac_each *a, int i, int K, const ac_schedule *sch, int t)
 {
     for (int k = 0; k < K; k++) {
         int at = AC_MAX((int)nearbyint((double)(t + 1) * (K - k) / K) - 1, 0), next = AC_MAX((int)nearbyint((double)(t + 1) * (K - k - 1) / K) - 1, 0);
         double alpha, sigma, alpha1 = 1, sigma1 = 0;
-        reading r;
+        double of_x, of_out;
+        ac_reading r;
         ac_schedule_at(sch, at, &alpha, &sigma);
         if (k + 1 < K)
             ac_schedule_at(sch, next, &alpha1, &sigma1);
-        r = reading_of(sch->cfg.prediction, alpha, sigma);
-        set(a, i, STEP + STEP_VALUES * k, at);
-        set(a, i, STEP + STEP_VALUES * k + 1, alpha1 * r.x0_x + sigma1 * r.eps_x);
-        set(a, i, STEP + STEP_VALUES * k + 2, alpha1 * r.x0_out + sigma1 * r.eps_out);
+        r = ac_reading_of(sch->cfg.prediction, alpha, sigma);
+        ac_ddim_between(&r, alpha1, sigma1, &of_x, &of_out);
+        ac_each_set(a, i, STEP + STEP_VALUES * k, at);
+        ac_each_set(a, i, STEP + STEP_VALUES * k + 1, of_x);
+        ac_each_set(a, i, STEP + STEP_VALUES * k + 2, of_out);
     }
 }
 
-void ac_add_times_set(ac_add_times *a, int i, const ac_add_opts *o, const ac_schedule *student, const ac_schedule *teacher, int s, int t)
+void ac_add_times_set(ac_each *a, int i, const ac_add_opts *o, const ac_schedule *student, const ac_schedule *teacher, int s, int t)
 {
     enum { NEGATIVE_FROM = 200 };
     double alpha, sigma, c;
-    reading r;
+    ac_reading r;
 
     ac_schedule_at(student, s, &alpha, &sigma);
-    r = reading_of(student->cfg.prediction, alpha, sigma);
-    set(a, i, S, s);
-    set(a, i, S_X, r.x0_x);
-    set(a, i, S_OUT, r.x0_out);
+    r = ac_reading_of(student->cfg.prediction, alpha, sigma);
+    ac_each_set(a, i, S, s);
+    ac_each_set(a, i, S_X, r.x0_x);
+    ac_each_set(a, i, S_OUT, r.x0_out);
     ac_schedule_at(teacher, t, &alpha, &sigma);
-    r = reading_of(teacher->cfg.prediction, alpha, sigma);
+    r = ac_reading_of(teacher->cfg.prediction, alpha, sigma);
     c = o->sds || o->nfsd ? alpha * sigma / 2 : alpha;
-    set(a, i, T_X0, alpha);
-    set(a, i, T_NOISE, sigma);
-    set(a, i, EPS_X, r.eps_x);
-    set(a, i, EPS_OUT, r.eps_out);
-    set(a, i, C, c);
-    set(a, i, C_GRADIENT, o->sds || o->nfsd ? sigma * sigma / 2 : sigma);
-    set(a, i, C_VALUE, alpha > 0 ? c * sigma * sigma / (alpha * alpha) : 0);
-    set(a, i, NEGATIVE, t >= NEGATIVE_FROM);
-    set(a, i, RATIO, alpha > 0 ? sigma / alpha : 0);
+    ac_each_set(a, i, T_X0, alpha);
+    ac_each_set(a, i, T_NOISE, sigma);
+    ac_each_set(a, i, EPS_X, r.eps_x);
+    ac_each_set(a, i, EPS_OUT, r.eps_out);
+    ac_each_set(a, i, C, c);
+    ac_each_set(a, i, C_GRADIENT, o->sds || o->nfsd ? sigma * sigma / 2 : sigma);
+    ac_each_set(a, i, C_VALUE, alpha > 0 ? c * sigma * sigma / (alpha * alpha) : 0);
+    ac_each_set(a, i, NEGATIVE, t >= NEGATIVE_FROM);
+    ac_each_set(a, i, RATIO, alpha > 0 ? sigma / alpha : 0);
     set_teacher(a, i, o->teacher_steps, teacher, t);
-}
-
-int ac_add_times_feed(const ac_add_times *a, ac_exec *x)
-{
-    static const char *const fixed[STEP] = {"s",       "s.x", "s.out",      "t.x0",    "t.noise",       "eps.x",
-                                            "eps.out", "c",   "c.gradient", "c.value", "nfsd.negative", "nfsd.ratio"};
-    static const char *const parts[STEP_VALUES] = {"", ".x", ".out"};
-    int rc = 0;
-
-    for (int k = 0; k < TIMES && rc == 0; k++) {
-        char name[32];
-        if (k < STEP)
-            snprintf(name, sizeof name, "%s", fixed[k]);
-        else
-            snprintf(name, sizeof name, "t.%d%s", (k - STEP) / STEP_VALUES, parts[(k - STEP) % STEP_VALUES]);
-        rc = ac_feed(x, name, a->value.p + (size_t)k * (size_t)a->B, (size_t)a->B * sizeof(float));
-    }
-    return rc;
 }

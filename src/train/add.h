@@ -8,6 +8,7 @@
 
 #include "diff/schedule.h"
 #include "model/nets.h"
+#include "train/student.h"
 
 enum { AC_TAPS = 16, AC_TEACHER_STEPS = 8 };
 
@@ -69,15 +70,9 @@ typedef struct ac_add_opts {
  * feature_distance of the made pictures' mean features from the real ones', squared and relative. */
 ac_id ac_add_loss(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o);
 
-/* Fills sample i of those of the inputs that follow from time steps: s of the student, t of the teacher. */
-typedef struct ac_add_times {
-    AC_VEC(float) value; /* input k: B values from k B on */
-    int B;
-} ac_add_times;
-int ac_add_times_open(int B, ac_diag *dg, ac_add_times *a) AC_CHECK_RESULT;
-void ac_add_times_close(ac_add_times *a);
-void ac_add_times_set(ac_add_times *a, int i, const ac_add_opts *o, const ac_schedule *student, const ac_schedule *teacher, int s, int t);
-int ac_add_times_feed(const ac_add_times *a, ac_exec *x) AC_CHECK_RESULT;
+/* Those of the inputs that follow from time steps; sample i's, for s of the student and t of the teacher. */
+int ac_add_times_open(int B, ac_diag *dg, ac_each *a) AC_CHECK_RESULT;
+void ac_add_times_set(ac_each *a, int i, const ac_add_opts *o, const ac_schedule *student, const ac_schedule *teacher, int s, int t);
 
 /* DiffAugment's color, translation and cutout, as drawn: color [B,3] is added to all values (brightness), multiplies the
  * distance from a pixel's mean (saturation), then that from the picture's (contrast); place [B,H W] i32: which pixel of the
