@@ -226,6 +226,8 @@ static int check_clip(ac_train_cfg *c, ac_diag *dg)
 /* Two players, of whom one may be missing. */
 static int check_add(ac_train_cfg *c, ac_diag *dg)
 {
+    if (c->run.method == AC_METHOD_GAN && c->distillation.adversarial_weight == 0)
+        return refuse(c, dg, "distillation", "adversarial_weight", "nothing is left to learn from");
     if (c->distillation.adversarial_weight == 0 && c->distillation.distillation_weight == 0)
         return refuse(c, dg, "distillation", "adversarial_weight", "distillation_weight is 0, too: nothing is left to learn from");
     if (c->distillation.adversarial_weight > 0 && !*c->discriminator.feature_network)
@@ -257,7 +259,9 @@ static int check_together(ac_train_cfg *c, ac_diag *dg)
                        "%s: [model] needs a pretrained_model to go on from, or the config of a model "
                        "to begin from scratch",
                        c->texts->source);
-    return c->run.method == AC_METHOD_ADD ? check_add(c, dg) : 0;
+    if (c->distillation.lcm_guidance_max < c->distillation.lcm_guidance_min)
+        return refuse(c, dg, "distillation", "lcm_guidance_max", "less than lcm_guidance_min");
+    return c->run.method == AC_METHOD_ADD || c->run.method == AC_METHOD_GAN ? check_add(c, dg) : 0;
 }
 
 /* The method's name; it was given, for it has no default. */

@@ -30,9 +30,19 @@ typedef struct ac_factors {
 } ac_factors;
 
 /* Values of the keys that take a word, in the order of the words in the table. */
-typedef enum ac_method { AC_METHOD_VAE, AC_METHOD_DIFFUSION, AC_METHOD_CLIP, AC_METHOD_ADD } ac_method;
+typedef enum ac_method {
+    AC_METHOD_VAE,
+    AC_METHOD_DIFFUSION,
+    AC_METHOD_CLIP,
+    AC_METHOD_ADD,
+    AC_METHOD_GAN,
+    AC_METHOD_LCM,
+    AC_METHOD_PROGRESSIVE,
+    AC_METHOD_REFLOW
+} ac_method;
 typedef enum ac_init { AC_INIT_PRETRAINED, AC_INIT_RANDOM } ac_init;
 typedef enum ac_space { AC_SPACE_PIXEL, AC_SPACE_LATENT } ac_space;
+typedef enum ac_target_of { AC_TARGET_AVERAGE, AC_TARGET_STUDENT } ac_target_of;
 typedef enum ac_distill { AC_DISTILL_EXPONENTIAL, AC_DISTILL_SDS, AC_DISTILL_NFSD } ac_distill;
 typedef enum ac_train_predict {
     AC_TRAIN_PREDICT_MODEL, /* as the model's scheduler_config.json says */
@@ -129,6 +139,9 @@ typedef struct ac_train_cfg {
         ac_distill weighting;
         int64_t teacher_steps;
         double teacher_guidance, nfsd_scale;
+        double lcm_guidance_min, lcm_guidance_max, huber_c;
+        int64_t ddim_steps, student_steps, reflow_steps, reflow_pairs;
+        ac_target_of lcm_target;
         const char *negative_prompt;
     } distillation;
     struct {

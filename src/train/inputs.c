@@ -9,8 +9,7 @@
 
 enum { MEMO_BYTES = 1 << 30 };
 
-/* Identity of a part's weights: a hash over the names and values of its tensors. */
-static void part_hash(const addcl_model *m, ac_part_id id, char hex[65])
+void ac_part_hash(const addcl_model *m, ac_part_id id, char hex[65])
 {
     const ac_layout *l = m->part[id].layout;
     uint8_t digest[32];
@@ -28,7 +27,7 @@ static void part_hash(const addcl_model *m, ac_part_id id, char hex[65])
     ac_sha256_text(digest, hex);
 }
 
-static int open_memo(ac_training *r, const char *kind, const char *network, size_t n, ac_memo **out)
+int ac_memo_open(ac_training *r, const char *kind, const char *network, size_t n, ac_memo **out)
 {
     const char *base = r->cfg->data.cache_dir;
     char *dir = NULL;
@@ -67,8 +66,8 @@ int ac_latents_open(ac_training *r, int B, ac_latents *l)
         rc = ac_nomem(r->dg, (size_t)B * (size_t)side * (size_t)side * 12);
         goto out;
     }
-    part_hash(m, n.taesd ? AC_TAESD : AC_VAE, hash);
-    AC_TRY(open_memo(r, "latents", hash, l->n, &l->memo));
+    ac_part_hash(m, n.taesd ? AC_TAESD : AC_VAE, hash);
+    AC_TRY(ac_memo_open(r, "latents", hash, l->n, &l->memo));
 out:
     if (rc < 0)
         ac_latents_close(l);
@@ -177,9 +176,9 @@ int ac_states_open(ac_training *r, int T, ac_states *s)
     s->n = (size_t)T * (size_t)s->context + (size_t)s->pooled;
     for (int e = 0; e < 2; e++)
         if (m->part[AC_TEXT + e].present)
-            part_hash(m, AC_TEXT + e, hash[e]);
+            ac_part_hash(m, AC_TEXT + e, hash[e]);
     snprintf(both, sizeof both, "%s%s %d", hash[0], hash[1], T);
-    AC_TRY(open_memo(r, "text", both, s->n, &s->memo));
+    AC_TRY(ac_memo_open(r, "text", both, s->n, &s->memo));
 out:
     return rc;
 }

@@ -5,6 +5,11 @@
 #include "train/memo.h"
 #include "train/train.h"
 
+/* Identity of a part's weights: a hash over the names and values of its tensors. */
+void ac_part_hash(const addcl_model *m, ac_part_id id, char hex[65]);
+/* A store of tensors of n floats in the run's cache, if it keeps one: what the network of that hash made. */
+int ac_memo_open(ac_training *r, const char *kind, const char *network, size_t n, ac_memo **out) AC_CHECK_RESULT;
+
 typedef struct ac_latents {
     ac_training *r;
     ac_memo *memo;

@@ -26,7 +26,7 @@ typedef struct add {
 } add;
 
 static const char *const pass_names[PASSES] = {"made", "fake", "real"};
-static const ac_recipe student_alone, adversaries_alone;
+static const ac_recipe student_alone;
 
 /* ------------------------------------------------------------------------------------------ opening */
 
@@ -71,7 +71,7 @@ static ac_add_opts options_of(const ac_training *r, const add *a)
                          .image_condition = c->discriminator.image_condition,
                          .augment = c->discriminator.diffaugment,
                          .adversarial = c->distillation.adversarial_weight > 0,
-                         .distill = c->distillation.distillation_weight > 0,
+                         .distill = c->run.method == AC_METHOD_ADD && c->distillation.distillation_weight > 0,
                          .adversary_weight = c->distillation.adversarial_weight,
                          .gamma = c->discriminator.r1_weight,
                          .lambda = c->distillation.distillation_weight,
@@ -116,7 +116,7 @@ static int open_add(ac_training *r)
     AC_TRY(ac_add_times_open(a->o.B, r->dg, &a->times));
     if (a->o.adversarial)
         r->sets[r->n_sets++] = (ac_params){.dev = r->dev, .dg = r->dg, .part = "discriminator", .seed = (uint64_t)r->cfg->run.seed, .live_only = true, .adversary = true};
-    r->recipe = !a->o.distill ? &adversaries_alone : !a->o.adversarial ? &student_alone : &ac_recipe_add;
+    r->recipe = !a->o.distill ? &ac_recipe_gan : !a->o.adversarial ? &student_alone : &ac_recipe_add;
     if (a->o.nfsd && !r->plan_only)
         rc = ac_states_get(&a->s.states, r->cfg->distillation.negative_prompt, a->negative_ctx, a->s.pooled);
 out:
@@ -272,14 +272,14 @@ static int validate(ac_training *r, double *held_out, double *training)
     return ac_student_validate(&a->s, steps->p, steps->n, held_out, training);
 }
 
-#define RECIPE(...)                                                                                                                     \
+#define RECIPE(name_, ...)                                                                                                                  \
     {                                                                                                                                   \
-        .name = "add", .measure = "error", .scalar = {__VA_ARGS__}, .open = open_add, .close = close_add, .loss = loss, .feed = feed,   \
+        .name = name_, .measure = "error", .scalar = {__VA_ARGS__}, .open = open_add, .close = close_add, .loss = loss, .feed = feed,   \
         .validate = validate, .pictures = ac_sample_sheet, .export = ac_export_model                                                    \
     }
 
 #define OF_HEADS "hinge", "r1", "real_above", "fake_below", "adv_slope", "feature_distance"
 
-static const ac_recipe student_alone = RECIPE("distill");
-static const ac_recipe adversaries_alone = RECIPE("adv", OF_HEADS);
-const ac_recipe ac_recipe_add = RECIPE("adv", "distill", OF_HEADS, "distill_slope");
+static const ac_recipe student_alone = RECIPE("add", "distill");
+const ac_recipe ac_recipe_gan = RECIPE("gan", "adv", OF_HEADS);
+const ac_recipe ac_recipe_add = RECIPE("add", "adv", "distill", OF_HEADS, "distill_slope");
