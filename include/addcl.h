@@ -251,6 +251,7 @@ typedef struct addcl_train_key {
     const char *section, *name, *meaning;
     const char *section_meaning;
     const char *fallback;     /* the default, as in a file; NULL: the key must be given */
+    const char *student;      /* that of methods that make students of few steps; NULL: the same */
     const char *shown;        /* what an empty default means; NULL: nothing more */
     const char *unit;         /* "steps"; NULL: none */
     const char *methods;      /* "vae|clip": the methods that use the key; NULL: all */

@@ -33,6 +33,7 @@ int addcl_train_get_key(size_t i, addcl_train_key *key)
                              .meaning = k->meaning,
                              .section_meaning = section_meaning(k->section),
                              .fallback = k->fallback,
+                             .student = k->student,
                              .shown = k->shown,
                              .unit = k->unit,
                              .methods = k->methods};

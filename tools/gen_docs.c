@@ -148,8 +148,8 @@ void docs_overview(FILE *f)
 static void key_rules(const addcl_train_key *k, char *buf, size_t size)
 {
     const char *value = k->shown ? k->shown : k->fallback;
-    int n = snprintf(buf, size, "%s%s%s; %s%s", k->expects, k->unit ? ", in " : "", k->unit ? k->unit : "",
-                     value ? "default: " : "must be given", value ? value : "");
+    int n = snprintf(buf, size, "%s%s%s; %s%s%s%s", k->expects, k->unit ? ", in " : "", k->unit ? k->unit : "",
+                     value ? "default: " : "must be given", value ? value : "", k->student ? ", of students " : "", k->student ? k->student : "");
 
     if (k->methods && n > 0 && (size_t)n < size) {
         n += snprintf(buf + n, size - (size_t)n, "; for ");

@@ -181,7 +181,7 @@ static int set_all(ac_train_cfg *c, ac_diag *dg)
 
     for (size_t i = 0; i < ac_n_keys && rc == 0; i++)
         rc = t->given[i] ? set_key(c, dg, i, t->given[i], t->place[i])
-                         : set_key(c, dg, i, ac_keys[i].fallback, "default");
+                         : set_key(c, dg, i, ac_key_default(&ac_keys[i], t->given[0]), "default");
     c->run.base_dir = c->texts->base;
     return rc;
 }
@@ -200,7 +200,7 @@ static int refuse(ac_train_cfg *c, ac_diag *dg, const char *section, const char 
     vsnprintf(why, sizeof why, fmt, ap);
     va_end(ap);
     return ac_fail(dg, ADDCL_E_ARG, "%s: [%s] %s = %s: %s", t->given[i] ? t->place[i] : t->source, section, name,
-                   t->given[i] ? t->given[i] : ac_keys[i].fallback, why);
+                   t->given[i] ? t->given[i] : ac_key_default(&ac_keys[i], t->given[0]), why);
 }
 
 /* The shape of the two towers. */
@@ -344,7 +344,7 @@ void ac_train_config_free(ac_train_cfg *c)
 /* ----------------------------------------------------------------------------------------------------- writing */
 
 /* "# what it means" and "# what it takes; default ..." */
-static void explain(ac_str *s, const ac_key *k)
+static void explain(ac_str *s, const ac_key *k, const char *method)
 {
     char expected[160];
 
@@ -355,7 +355,7 @@ static void explain(ac_str *s, const ac_key *k)
     if (!k->fallback)
         ac_str_add(s, "; must be given");
     else
-        ac_str_addf(s, "; default: %s", k->shown ? k->shown : k->fallback);
+        ac_str_addf(s, "; default: %s", k->shown ? k->shown : ac_key_default(k, method));
     ac_str_add(s, "\n");
 }
 
@@ -366,12 +366,12 @@ static void write_keys(ac_str *s, const ac_train_cfg *c, const char *method)
 
     for (size_t i = 0; i < ac_n_keys; i++) {
         const ac_key *k = &ac_keys[i];
-        const char *value = c && c->texts->given[i] ? c->texts->given[i] : k->fallback ? k->fallback : "";
+        const char *fallback = ac_key_default(k, method), *value = c && c->texts->given[i] ? c->texts->given[i] : fallback ? fallback : "";
         if (method && !used_by(k, method))
             continue;
         if (strcmp(section, k->section) != 0)
             ac_str_addf(s, "\n[%s]\n", section = k->section);
-        explain(s, k);
+        explain(s, k, method);
         if (c && k->at == offsetof(ac_train_cfg, run.base_dir))
             value = c->run.base_dir;
         ac_str_addf(s, "%s%s =%s%s\n", c ? "" : "#", k->name, *value ? " " : "", value);

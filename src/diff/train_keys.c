@@ -6,6 +6,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Methods that make students of few steps. */
+#define STUDENTS "add|gan|lcm|progressive|reflow"
+
 /* Behind the default come the meaning and any of the fields below. */
 #define KEY(type_, section_, name_, fallback_, ...)                                                                    \
     {                                                                                                                  \
@@ -18,6 +21,7 @@
 #define FOR(list)       .methods = list
 #define WORDS(list)     .words = list
 #define SHOWN(text)     .shown = text
+#define STUDENT(text)   .student = text
 #define REQUIRED        NULL
 
 const char *const ac_key_sections[][2] = {
@@ -33,12 +37,17 @@ const char *const ac_key_sections[][2] = {
 };
 const size_t ac_n_key_sections = AC_LEN(ac_key_sections);
 
+const char *ac_key_default(const ac_key *k, const char *method)
+{
+    return k->student && method && ac_key_word(STUDENTS, method) >= 0 ? k->student : k->fallback;
+}
+
 const ac_key ac_keys[] = {
     KEY(WORD, run, method, REQUIRED,
         "what is trained: an autoencoder, a text-to-image diffusion model, an image and a text tower contrastively, or a "
         "student of few steps by adversarial diffusion distillation, by adversaries alone, by consistency, "
         "by halving steps, or from pairs of noise and the teacher's pictures",
-        WORDS("vae|diffusion|clip|add|gan|lcm|progressive|reflow")),
+        WORDS("vae|diffusion|clip|" STUDENTS)),
     KEY(PATH, run, output_dir, REQUIRED, "run folder: log, samples, checkpoints, and in the end the model"),
     KEY(PATH, run, base_dir, "", "folder that relative paths start from", SHOWN("the folder of the INI file")),
     KEY(INT, run, seed, "0", "start of all random numbers: first weights, order of the data, crops, captions, noise",
@@ -63,15 +72,15 @@ const ac_key ac_keys[] = {
         "unet/config.json, vae/config.json ... as in a diffusers folder",
         SHOWN("none")),
     KEY(PATH, model, unet, "", "UNet from elsewhere: folder or .safetensors file", SHOWN("the model's"),
-        FOR("diffusion|add|gan|lcm|progressive|reflow")),
+        FOR("diffusion|" STUDENTS)),
     KEY(PATH, model, vae, "", "autoencoder from elsewhere: folder or .safetensors file", SHOWN("the model's"),
-        FOR("vae|diffusion|add|gan|lcm|progressive|reflow")),
+        FOR("vae|diffusion|" STUDENTS)),
     KEY(PATH, model, text_encoder, "", "text encoder from elsewhere: folder or .safetensors file", SHOWN("the model's"),
-        FOR("diffusion|clip|add|gan|lcm|progressive|reflow")),
+        FOR("diffusion|clip|" STUDENTS)),
     KEY(PATH, model, tokenizer, "", "tokenizer from elsewhere: folder with vocab.json and merges.txt",
-        SHOWN("the model's"), FOR("diffusion|clip|add|gan|lcm|progressive|reflow")),
+        SHOWN("the model's"), FOR("diffusion|clip|" STUDENTS)),
     KEY(PATH, model, scheduler, "", "noise schedule from elsewhere: folder with scheduler_config.json",
-        SHOWN("the model's"), FOR("diffusion|add|gan|lcm|progressive|reflow")),
+        SHOWN("the model's"), FOR("diffusion|" STUDENTS)),
     KEY(WORD, model, prediction_type, "model",
         "what the UNet predicts; model: what the noise schedule's configuration "
         "says",
@@ -118,20 +127,20 @@ const ac_key ac_keys[] = {
     KEY(TEXT, data, caption, "{text}",
         "captions: weight * template | weight * template ...; {field} is a field of the "
         "sample, {tags:1-3} one to three of a list's elements",
-        FOR("diffusion|clip|add|gan|lcm|progressive|reflow")),
+        FOR("diffusion|clip|" STUDENTS)),
     KEY(TEXT, data, caption_values, "", "field=value:text, ...: this value of this field is written so in captions",
-        SHOWN("none"), FOR("diffusion|clip|add|gan|lcm|progressive|reflow")),
+        SHOWN("none"), FOR("diffusion|clip|" STUDENTS)),
     KEY(INT, data, max_token_length, "0",
         "tokens of a caption, longer ones are cut; 0: as many as the text encoder takes", RANGE(0, 4096),
-        UNIT("tokens"), FOR("diffusion|add|gan|lcm|progressive|reflow")),
+        UNIT("tokens"), FOR("diffusion|" STUDENTS)),
     KEY(NUM, data, caption_dropout, "0.1", "share of captions replaced by the empty one, which guidance needs",
         RANGE(0, 1), FOR("diffusion")),
     KEY(INT, data, train_batch_size, "16", "pictures in a step of one rank, before accumulation", RANGE(1, 65536)),
     KEY(INT, data, dataloader_threads, "1", "threads that read pictures ahead", RANGE(1, 64)),
     KEY(INT, data, image_cache, "512", "memory for decoded pictures", RANGE(0, 1e6), UNIT("MiB")),
     KEY(BOOL, data, cache_latents, "yes", "keep the autoencoder's latents and the frozen text encoder's states on disk",
-        FOR("diffusion|add|gan|lcm|progressive|reflow")),
-    KEY(PATH, data, cache_dir, "", "folder for these", SHOWN("cache in output_dir"), FOR("diffusion|add|gan|lcm|progressive|reflow")),
+        FOR("diffusion|" STUDENTS)),
+    KEY(PATH, data, cache_dir, "", "folder for these", SHOWN("cache in output_dir"), FOR("diffusion|" STUDENTS)),
 
     KEY(WORD, optimizer, optimizer, "adamw", "adamw: weight decay apart from the gradient; adam: within it",
         WORDS("adamw|adam")),
@@ -208,7 +217,7 @@ const ac_key ac_keys[] = {
     KEY(INTS, distillation, student_timesteps, "249, 499, 749, 999", "time steps at which the student learns; the last is pure noise",
         RANGE(0, 99999), FOR("add|gan")),
     KEY(WORD, distillation, student_init, "pretrained", "where the student begins: as the teacher, or at random",
-        WORDS("pretrained|random"), FOR("add|gan|lcm|progressive|reflow")),
+        WORDS("pretrained|random"), FOR(STUDENTS)),
     KEY(NUM, distillation, adversarial_weight, "1", "weight of the discriminator's verdict; 0: none", RANGE(0, 1e6), FOR("add|gan")),
     KEY(NUM, distillation, distillation_weight, "2.5", "weight of the distance from the teacher's picture; 0: none",
         RANGE(0, 1e6), FOR("add")),
@@ -244,16 +253,16 @@ const ac_key ac_keys[] = {
         RANGE(0, 1e9), UNIT("steps")),
     KEY(INT, validation, validation_images, "0", "held-out samples looked at; 0: all", RANGE(0, 1e9)),
     KEY(INT, validation, sample_steps, "500", "interval of sheets of sample pictures; 0: never", RANGE(0, 1e9),
-        UNIT("steps"), FOR("vae|diffusion|add|gan|lcm|progressive|reflow")),
+        UNIT("steps"), FOR("vae|diffusion|" STUDENTS)),
     KEY(PATH, validation, validation_prompts_file, "", "text file of prompts for the samples, one a line",
-        SHOWN("captions of held-out samples"), FOR("diffusion|add|gan|lcm|progressive|reflow")),
-    KEY(INT, validation, num_validation_images, "16", "pictures of a sheet", RANGE(1, 1024), FOR("vae|diffusion|add|gan|lcm|progressive|reflow")),
+        SHOWN("captions of held-out samples"), FOR("diffusion|" STUDENTS)),
+    KEY(INT, validation, num_validation_images, "16", "pictures of a sheet", RANGE(1, 1024), FOR("vae|diffusion|" STUDENTS)),
     KEY(WORD, validation, sampler, "ddim", "sampler of the pictures", WORDS("euler|euler_a|ddim|lcm|dpmpp_2m"),
-        FOR("diffusion|add|gan|lcm|progressive|reflow")),
+        STUDENT("lcm"), FOR("diffusion|" STUDENTS)),
     KEY(NUM, validation, guidance_scale, "4", "guidance of the pictures; 0 and 1: none", RANGE(0, 1000),
-        FOR("diffusion|add|gan|lcm|progressive|reflow")),
+        STUDENT("0"), FOR("diffusion|" STUDENTS)),
     KEY(INT, validation, num_inference_steps, "25", "denoising steps of the pictures", RANGE(1, 1000), UNIT("steps"),
-        FOR("diffusion|add|gan|lcm|progressive|reflow")),
+        STUDENT("1"), FOR("diffusion|" STUDENTS)),
     KEY(INT, validation, validation_seed, "0", "start of the random numbers of samples and held-out loss",
         RANGE(0, ANY)),
 

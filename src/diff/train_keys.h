@@ -23,6 +23,7 @@ typedef struct ac_key {
     ac_key_type type;
     size_t at;            /* offset of the field in ac_train_cfg */
     const char *fallback; /* the default, written as in a file; NULL: must be given */
+    const char *student;  /* the default of methods that make students of few steps; NULL: the same */
     const char *shown;    /* what an empty default means, in words */
     const char *words;    /* "a|b|c", of AC_KEY_WORD; of a path: what is no path but stands for itself */
     const char *unit;     /* NULL: none */
@@ -39,6 +40,8 @@ extern const size_t ac_n_key_sections;
 
 /* Is `word` one of `words` ("a|b|c")? Its index, else -1. */
 int ac_key_word(const char *words, const char *word);
+/* The default where `method` (NULL: none) is trained; NULL: must be given. */
+const char *ac_key_default(const ac_key *k, const char *method);
 /* What a key accepts: "a whole number from 1 to 100", "one of adamw, adam". */
 void ac_key_expects(const ac_key *k, char *buf, size_t size);
 
