@@ -345,6 +345,35 @@ ADDCL_CHECKED int addcl_eval(addcl_ctx *ctx, const addcl_eval_opts *opts, addcl_
 ADDCL_API const addcl_eval_row *addcl_evaluation_rows(const addcl_evaluation *e, size_t *n);
 ADDCL_API void addcl_evaluation_free(addcl_evaluation *e);
 
+/* A table of trainings that differ in some keys, each with several seeds: trained, sampled and evaluated. The INI file:
+ *
+ *     [ablation]                       ; its keys: docs/evaluation.md
+ *     base = add.ini                   ; the training that rows vary
+ *     ...
+ *     [d: losses]                      ; any other section is a table of the result, its keys are rows with what they set
+ *     adversarial only = distillation.distillation_weight=0
+ *     both, SDS = distillation.weighting=sds & distillation.teacher_guidance=2
+ */
+typedef struct addcl_ablate_row {
+    const char *table, *name;
+    int seeds;                  /* that were evaluated */
+    addcl_eval_row mean, spread; /* over them; the spread is the standard deviation (n - 1), NaN for one seed */
+} addcl_ablate_row;
+
+typedef struct addcl_ablate_opts {
+    void (*report)(void *user, const addcl_train_report *r); /* of the training in work; NULL: none */
+    int (*stop)(void *user);                                 /* as of addcl_train */
+    void *user;
+} addcl_ablate_opts;
+
+typedef struct addcl_ablation addcl_ablation;
+/* Needs an open device. What was done before is not done again, and a training that was stopped goes on; after E_CANCELLED call
+ * it again. Writes ablation.md and ablation.json into the output folder after every seed. *out may be given after a failure, too:
+ * the rows so far. */
+ADDCL_CHECKED int addcl_ablate(addcl_ctx *ctx, const char *ini, const addcl_ablate_opts *opts, addcl_ablation **out);
+ADDCL_API const addcl_ablate_row *addcl_ablation_rows(const addcl_ablation *a, size_t *n);
+ADDCL_API void addcl_ablation_free(addcl_ablation *a);
+
 /* ------------------------------------------------------------------------------------------------ tools */
 
 /* One result of a self-test or benchmark. */

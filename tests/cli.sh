@@ -112,6 +112,12 @@ check "their row" grep -q "data64  *64" out
 run 0 "as JSON" "" eval --json "$SRCDIR/examples/emoji/data64"
 check "an object" grep -q '"pictures": *64' out
 
+printf '[ablation]\nbase = x.ini\nseedz = 1\n' >ablation.ini
+run 2 "ablate: unknown key" "ablation.ini:3: .*did you mean 'seeds'" ablate ablation.ini
+printf '[ablation]\nbase = x.ini\n[losses]\nboth = nonsense\n' >ablation.ini
+run 2 "ablate: a row that sets nothing" "expected section.key=value" ablate ablation.ini
+usage "ablate without a file" "no INI file" ablate
+
 # ---- outputs that cannot be written are found before anything is computed
 
 mkdir folder.png

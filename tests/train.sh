@@ -102,6 +102,34 @@ rm -rf add/checkpoints/step-000004
 train 0 "it resumes" "going on from step 2" $add --resume
 check "to the same bits, of both players" test "$(state 000004)" = "$whole"
 
+# ---- a table of variations
+cat run.ini >base.ini
+cat >>base.ini <<EOF2
+[distillation]
+student_timesteps = 499, 999
+EOF2
+sed -i -e 's/^method = .*/method = add/' -e 's/^max_train_steps = .*/max_train_steps = 1/' -e "s|^config = .*|pretrained_model = $tmp/run/model|" base.ini
+printf '[discriminator]\nfeature_network = clip/model\nfeature_blocks = 0\n' >>base.ini
+printf 'a heart\na star\n' >prompts
+cat >ablation.ini <<EOF2
+[ablation]
+base = base.ini
+output_dir = ablation
+prompts_file = prompts
+images = 4
+reference = $SRCDIR/examples/emoji/data64
+features = clip/model
+[losses]
+both =
+adversarial only = distillation.distillation_weight=0 & distillation.space=latent
+EOF2
+run 0 "ablate" "adversarial only" ablate ablation.ini
+check "its table" grep -q "adversarial only .*| 1 |" ablation/ablation.md
+check "four pictures a row" test "$(ls ablation/losses/both/seed-0/pictures | wc -l)" -eq 4
+cp ablation/ablation.md first.md
+run 0 "ablate again" "" ablate ablation.ini
+check "does nothing again" test "$(grep -c step err)" -eq 0 -a "$(cmp first.md ablation/ablation.md; echo $?)" -eq 0
+
 # ---- signals
 long="--set run.output_dir=long --set run.max_train_steps=100000 --set checkpoint.checkpointing_steps=3"
 begin()

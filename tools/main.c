@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-const cmd_def *const commands[] = {&cmd_sample,   &cmd_train, &cmd_eval,    &cmd_devices, &cmd_info,
+const cmd_def *const commands[] = {&cmd_sample,   &cmd_train, &cmd_eval,    &cmd_ablate,  &cmd_devices, &cmd_info,
                                    &cmd_selftest, &cmd_bench, &cmd_convert, &cmd_help};
 const size_t n_commands = sizeof commands / sizeof commands[0];
 

@@ -9,7 +9,7 @@
 /* Exit codes; gen_docs.c tells the user what they mean. */
 enum { TOOL_OK, TOOL_FAILED, TOOL_USAGE, TOOL_NO_DEVICE, TOOL_MEMORY, TOOL_MODEL, TOOL_DIVERGED };
 
-extern const cmd_def cmd_sample, cmd_train, cmd_eval, cmd_devices, cmd_info, cmd_selftest, cmd_bench, cmd_convert, cmd_help;
+extern const cmd_def cmd_sample, cmd_train, cmd_eval, cmd_ablate, cmd_devices, cmd_info, cmd_selftest, cmd_bench, cmd_convert, cmd_help;
 extern const cmd_def *const commands[];
 extern const size_t n_commands;
 
