@@ -316,7 +316,7 @@ static ac_id condition(const step *s, ac_id token)
 {
     ac_graph *g = s->g;
     ac_id text = s->o->text_dim ? unit_rows(g, ac_input(g, "text", AC_F32, ac_dims(2, s->o->B, s->o->text_dim))) : AC_NONE;
-    ac_id image = s->o->image_condition ? unit_rows(g, token) : AC_NONE;
+    ac_id image = s->o->image_condition ? unit_rows(g, ac_stop(g, token)) : AC_NONE;
 
     return text == AC_NONE ? image : image == AC_NONE ? text : ac_concat(g, text, image, 1);
 }
