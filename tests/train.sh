@@ -102,6 +102,15 @@ rm -rf add/checkpoints/step-000004
 train 0 "it resumes" "going on from step 2" $add --resume
 check "to the same bits, of both players" test "$(state 000004)" = "$whole"
 
+# ---- low-rank updates: merged, or added to the base when sampling, they are the same model
+train 0 "consistency by low-rank updates" "step 3/3" --set run.method=lcm --set run.output_dir=lora --set run.max_train_steps=3 --set model.lora_rank=4 \
+    --set model.config= --set model.pretrained_model="$tmp/run/model" --set optimizer.learning_rate=1e-2
+mkdir merged added
+"$ADD_CL" sample -m lora/model -p heart --steps 2 --cfg-scale 0 --seed 1 --type f32 -o merged/ 2>err
+"$ADD_CL" sample -m run/model --lora lora/model/pytorch_lora_weights.safetensors -p heart --steps 2 --cfg-scale 0 --seed 1 --type f32 -o added/ 2>err
+"$ADD_CL" eval merged --reference added --pairs --json >out 2>err
+check "merged or added" awk -F'"psnr":' 'NR == 2 { split($2, v, ","); good = v[1] > 45 } END { exit !good }' out
+
 # ---- a table of variations
 cat run.ini >base.ini
 cat >>base.ini <<EOF2

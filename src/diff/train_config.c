@@ -259,6 +259,8 @@ static int check_together(ac_train_cfg *c, ac_diag *dg)
                        "%s: [model] needs a pretrained_model to go on from, or the config of a model "
                        "to begin from scratch",
                        c->texts->source);
+    if (c->model.lora_rank && c->distillation.student_init == AC_INIT_RANDOM)
+        return refuse(c, dg, "model", "lora_rank", "there is nothing to update with student_init = random");
     if (c->distillation.lcm_guidance_max < c->distillation.lcm_guidance_min)
         return refuse(c, dg, "distillation", "lcm_guidance_max", "less than lcm_guidance_min");
     return c->run.method == AC_METHOD_ADD || c->run.method == AC_METHOD_GAN ? check_add(c, dg) : 0;

@@ -74,6 +74,8 @@ typedef struct ac_train_cfg {
         const char *unet, *vae, *text_encoder, *tokenizer, *scheduler; /* parts from elsewhere */
         ac_train_predict prediction_type;
         bool train_text_encoder;
+        int64_t lora_rank; /* 0: the whole network */
+        double lora_alpha; /* 0: the rank */
         bool gradient_checkpointing;
         /* method = clip, from scratch */
         int64_t vit_image_size; /* 0: data.resolution */

@@ -86,6 +86,9 @@ const ac_key ac_keys[] = {
         "says",
         WORDS("model|epsilon|v_prediction|sample"), FOR("diffusion")),
     KEY(BOOL, model, train_text_encoder, "no", "train the text encoder together with the UNet", FOR("diffusion")),
+    KEY(INT, model, lora_rank, "0", "train updates of this rank to the UNet's linear layers (LoRA), not its weights; 0: the weights",
+        RANGE(0, 4096), FOR("diffusion|" STUDENTS)),
+    KEY(NUM, model, lora_alpha, "0", "the updates count alpha / rank times; 0: once", RANGE(0, 1e6), FOR("diffusion|" STUDENTS)),
     KEY(BOOL, model, gradient_checkpointing, "no",
         "compute activations again in the backward pass instead of keeping "
         "them: less memory, about a third more time"),

@@ -77,6 +77,15 @@ static const void *stored_data(ac_weights *w, const ac_source *s, ac_values *v)
     return copy;
 }
 
+/* The values of a source that were asked for before; NULL: they were not. */
+static ac_values *known(const ac_weights *w, const ac_source *s, const ac_shape *shape)
+{
+    for (size_t i = 0; s && i < w->values.n; i++)
+        if (w->values.p[i]->name == s->name && ac_count(&w->values.p[i]->shape) == ac_count(shape))
+            return w->values.p[i];
+    return NULL;
+}
+
 /* The node of a weight as stored; transposed where the file has it so. */
 static ac_id stored(ac_net *m, const char *path, const ac_shape *shape)
 {
@@ -93,11 +102,15 @@ static ac_id stored(ac_net *m, const char *path, const ac_shape *shape)
             return AC_POISON;
         }
     }
+    swap = s && s->transpose;
+    if ((v = known(w, s, shape))) {
+        id = ac_param(m->g, v);
+        return swap ? ac_transpose(m->g, id, 1, 0, -1, -1) : id;
+    }
     if (!(v = ac_calloc(1, sizeof *v)) || !AC_PUSH(&w->values, v)) {
         free(v);
         return ac_graph_fail(m->g, ADDCL_E_NOMEM, "out of memory");
     }
-    swap = s && s->transpose;
     v->name = s ? s->name : "random";
     v->shape = *shape;
     if (swap)
@@ -154,6 +167,25 @@ static ac_id with_loras(ac_net *m, ac_id w, const char *path)
     return w;
 }
 
+/* A weight of linear layers with its update, W + scale B A; others as they are. */
+static ac_id low_rank(ac_net *m, const char *path, const ac_shape *shape)
+{
+    ac_params *s = m->w->train;
+    ac_net base = {.g = m->g, .w = s->base};
+    ac_shape down = ac_dims(2, s->rank, (int)shape->d[1]), up = ac_dims(2, (int)shape->d[0], s->rank);
+    int module = (int)strlen(path) - (int)strlen(".weight");
+    ac_id w = stored(&base, path, shape), a, b;
+    char name[AC_NAME_MAX];
+
+    if (shape->n != 2 || !ac_ends_with(path, ".weight"))
+        return w;
+    snprintf(name, sizeof name, "%.*s.lora_A.weight", module, path);
+    a = ac_params_leaf(s, m->g, name, &down);
+    snprintf(name, sizeof name, "%.*s.lora_B.weight", module, path);
+    b = ac_params_leaf(s, m->g, name, &up);
+    return ac_add(m->g, ac_cast(m->g, w, AC_F32), ac_scale(m->g, ac_matmul(m->g, b, a, false, false), s->scale, 0));
+}
+
 ac_id nn_weight(ac_net *m, const char *name, int dims, ...)
 {
     ac_shape shape = {.n = dims};
@@ -170,7 +202,7 @@ ac_id nn_weight(ac_net *m, const char *name, int dims, ...)
         return AC_POISON;
     n = (size_t)snprintf(path, sizeof path, "%s%s%s", m->g->scope, *m->g->scope ? "." : "", name);
     if (m->w->train)
-        return ac_params_leaf(m->w->train, m->g, path, &shape);
+        return m->w->train->base ? low_rank(m, path, &shape) : ac_params_leaf(m->w->train, m->g, path, &shape);
     id = stored(m, path, &shape);
     if (m->w->n_loras && n > 7 && n < sizeof path && !strcmp(path + n - 7, ".weight"))
         id = with_loras(m, id, path);

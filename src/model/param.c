@@ -84,7 +84,9 @@ static void initial_values(const ac_params *s, const char *name, const ac_shape 
     uint64_t state = s->seed ^ ac_fnv(AC_FNV, name, strlen(name));
     double bound = sqrt((double)shape->d[0] / (double)n);
 
-    if (ac_ends_with(name, "logit_scale")) {
+    if (ac_ends_with(name, "lora_B.weight")) {
+        memset(x, 0, n * sizeof *x); /* the first step finds the base as it is */
+    } else if (ac_ends_with(name, "logit_scale")) {
         x[0] = (float)s->logit_scale;
     } else if (is_table(name)) {
         ac_mix_normal(&state, x, n);

@@ -29,6 +29,10 @@ typedef struct ac_params {
     bool live_only;      /* no averages are kept */
     bool adversary;      /* the second of two players: an optimiser and a gradient norm of its own */
     bool averages;       /* graphs built now read ema instead of w */
+    struct ac_weights *base; /* low-rank updates of these frozen weights are trained, not the weights (Hu et al. 2021); borrowed.
+                              * NULL: the weights */
+    int rank;                /* of the updates */
+    double scale;            /* W = base + scale lora_B lora_A */
     ac_parameter_list p; /* in the order of first use */
     ac_parameter_list kept; /* what passes change but no gradient moves: only w */
 } ac_params;

@@ -21,7 +21,7 @@ static int save_json(const char *dir, const char *name, const json_t *j, ac_diag
 
 typedef struct tensors {
     ac_training *r;
-    const ac_params *set;    /* trained, or */
+    const ac_params *set;    /* trained; with sources: low-rank updates of them, or NULL */
     const ac_source **source; /* as it was read */
     ac_st_entry *entry;
     size_t n;
@@ -45,12 +45,79 @@ static int fill_trained(void *user, size_t i, void *dst, size_t bytes)
     return rc;
 }
 
+/* A parameter's exported values in new memory; NULL: memory was short, or they cannot be read. */
+static float *values_of(const ac_parameter *p)
+{
+    float *x = ac_calloc((size_t)ac_count(&p->w->shape), sizeof *x);
+
+    if (x && ac_var_read(p->ema ? p->ema : p->w, x) == 0)
+        return x;
+    free(x);
+    return NULL;
+}
+
+/* Adds scale B A to the weight `name` [rows,columns], if it has an update. */
+static int add_update(const ac_params *set, const char *name, float *w, ac_diag *dg)
+{
+    const ac_parameter *down, *up;
+    char key[AC_NAME_MAX];
+    int module = (int)strlen(name) - (int)strlen(".weight");
+    float *a, *b;
+
+    snprintf(key, sizeof key, "%.*s.lora_A.weight", AC_MAX(module, 0), name);
+    down = ac_params_find(set, key);
+    snprintf(key, sizeof key, "%.*s.lora_B.weight", AC_MAX(module, 0), name);
+    up = ac_params_find(set, key);
+    if (!down || !up)
+        return 0;
+    a = values_of(down);
+    b = values_of(up);
+    for (int64_t i = 0; a && b && i < up->w->shape.d[0]; i++)
+        for (int64_t r = 0; r < set->rank; r++)
+            for (int64_t k = 0, columns = down->w->shape.d[1]; k < columns; k++)
+                w[i * columns + k] += (float)set->scale * b[i * set->rank + r] * a[r * columns + k];
+    free(a);
+    free(b);
+    return a && b ? 0 : ac_nomem(dg, (size_t)ac_count(&up->w->shape) * sizeof *b);
+}
+
 static int fill_source(void *user, size_t i, void *dst, size_t bytes)
 {
     const tensors *t = user;
+    const ac_source *s = t->source[i];
+    size_t n = (size_t)ac_source_count(s);
+    float *w;
+    int rc;
 
     (void)bytes;
-    ac_source_read(t->source[i], ac_source_type(t->source[i]), dst);
+    if (!t->set) {
+        ac_source_read(s, ac_source_type(s), dst);
+        return 0;
+    }
+    if (!(w = ac_calloc(n, sizeof *w)))
+        return ac_nomem(t->r->dg, n * sizeof *w);
+    ac_source_read(s, AC_F32, w);
+    rc = add_update(t->set, s->name, w, t->r->dg);
+    ac_from_float(dst, ac_source_type(s), w, n);
+    free(w);
+    return rc;
+}
+
+/* Of low-rank updates, in peft's naming; the scale is in B, so that alpha is the rank, as readers assume. */
+static int fill_update(void *user, size_t i, void *dst, size_t bytes)
+{
+    const tensors *t = user;
+    const ac_parameter *p = &t->set->p.p[i];
+    size_t n = (size_t)ac_count(&p->w->shape);
+    float *x = values_of(p);
+
+    (void)bytes;
+    if (!x)
+        return ac_nomem(t->r->dg, n * sizeof *x);
+    for (size_t k = 0; k < n && ac_ends_with(p->name, "lora_B.weight"); k++)
+        x[k] *= (float)t->set->scale;
+    ac_from_float(dst, t->r->cfg->checkpoint.save_precision, x, n);
+    free(x);
     return 0;
 }
 
@@ -84,11 +151,38 @@ out:
     return rc;
 }
 
-/* A frozen part as it was read, under diffusers' names. */
-static int export_frozen(ac_training *r, const ac_part *p, const char *dir, const char *file)
+/* <dir>/pytorch_lora_weights.safetensors, as diffusers' load_lora_weights reads it. */
+static int export_updates(ac_training *r, const ac_params *set, const char *dir)
+{
+    tensors t = {.r = r, .set = set, .n = set->p.n};
+    char **name = ac_calloc(t.n, sizeof *name);
+    int rc = 0;
+
+    if (!(t.entry = ac_calloc(t.n, sizeof *t.entry)) || !name) {
+        rc = ac_nomem(r->dg, t.n * sizeof *t.entry);
+        goto out;
+    }
+    for (size_t i = 0; i < t.n; i++) {
+        const ac_parameter *p = &set->p.p[i];
+        if (!(name[i] = ac_printf("%s.%s", set->part, p->name)))
+            AC_TRY(ac_nomem(r->dg, strlen(p->name)));
+        t.entry[i] = (ac_st_entry){.name = name[i], .dtype = dtypes[r->cfg->checkpoint.save_precision], .dims = p->w->shape.n};
+        memcpy(t.entry[i].dim, p->w->shape.d, sizeof p->w->shape.d);
+    }
+    rc = write_tensors(&t, dir, "pytorch_lora_weights.safetensors", fill_update);
+out:
+    for (size_t i = 0; name && i < t.n; i++)
+        free(name[i]);
+    free(name);
+    free(t.entry);
+    return rc;
+}
+
+/* A frozen part as it was read, under diffusers' names; with `updates` (may be NULL) merged into it. */
+static int export_frozen(ac_training *r, const ac_part *p, const ac_params *updates, const char *dir, const char *file)
 {
     const ac_layout *l = p->layout;
-    tensors t = {.r = r};
+    tensors t = {.r = r, .set = updates};
     int rc = 0;
 
     t.entry = ac_calloc(l->n, sizeof *t.entry);
@@ -117,6 +211,7 @@ out:
 static int export_part(ac_training *r, ac_part_id id, const char *dir)
 {
     const ac_part *p = &r->model->part[id];
+    const ac_params *set = r->model->train[id];
     const char *file = id == AC_TEXT || id == AC_TEXT_2 ? "model.safetensors" : "diffusion_pytorch_model.safetensors";
     char *sub;
     int rc;
@@ -125,7 +220,12 @@ static int export_part(ac_training *r, ac_part_id id, const char *dir)
         return 0;
     if (!(sub = ac_path_join(dir, p->name)))
         return ac_nomem(r->dg, strlen(dir));
-    rc = r->model->train[id] ? ac_export_set(r, r->model->train[id], p->json.obj, sub, file) : p->layout ? export_frozen(r, p, sub, file) : 0;
+    if (set && !set->base)
+        rc = ac_export_set(r, set, p->json.obj, sub, file);
+    else
+        rc = p->layout ? export_frozen(r, p, set, sub, file) : 0;
+    if (rc == 0 && set && set->base)
+        rc = export_updates(r, set, dir);
     free(sub);
     return rc;
 }

@@ -109,7 +109,7 @@ static int open_diffusion(ac_training *r)
     d->B = (int)r->cfg->data.train_batch_size;
     d->T = r->cfg->data.max_token_length ? (int)AC_MIN(r->cfg->data.max_token_length, r->model->clip[0].positions) : r->model->clip[0].positions;
     d->text_trained = r->cfg->model.train_text_encoder;
-    add_set(r, AC_UNET, "unet");
+    ac_add_unet_set(r, false);
     if (d->text_trained)
         add_set(r, AC_TEXT, "text_encoder");
     else

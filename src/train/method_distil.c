@@ -210,7 +210,6 @@ struct sampler {
     ac_memo *memo;
     ac_graph *g;
     ac_exec *x;
-    ac_weights w;
     ac_each each;
     float *latent, *ctx, *target; /* of a batch: noise and then pictures; states; what the student shall say */
     size_t *which;                /* the samples of the batch that it makes */
@@ -225,7 +224,6 @@ static void close_sampler(distil *m)
     ac_memo_free(p->memo);
     ac_exec_free(p->x);
     ac_graph_free(p->g);
-    ac_weights_free(&p->w);
     ac_each_close(&p->each);
     free(p->latent);
     free(p->ctx);
@@ -301,7 +299,7 @@ static int make_sampler(ac_training *r, distil *m)
 
     if (!(p->g = ac_graph_new(r->dg, AC_F32)))
         return ac_nomem(r->dg, sizeof *p->g);
-    n.net = ac_student_frozen(r, p->g, &p->w, &r->model->part[AC_UNET], "unet");
+    n.net = ac_student_teacher(&m->s, p->g);
     x = ac_student_latent(&m->s, p->g, "x");
     t = ac_input(p->g, "t", AC_F32, ac_dims(1, m->s.B));
     out = output_of(&n, x, t, false);

@@ -91,6 +91,7 @@ static void close_run(ac_training *r)
     addcl_model_free(r->model);
     for (int k = 0; k < r->n_sets; k++)
         ac_params_free(&r->sets[k]);
+    ac_weights_free(&r->unet);
     ac_data_close(r->data);
     ac_runlog_close(r->log);
     ac_rundir_close(r->dir);

@@ -434,6 +434,22 @@ ac_net ac_train_net(ac_training *r, ac_graph *g, int set, ac_weights *w)
     return (ac_net){.g = g, .w = w, .checkpoint = g->training && r->cfg->model.gradient_checkpointing};
 }
 
+void ac_add_unet_set(ac_training *r, bool random)
+{
+    ac_params *s = &r->sets[r->n_sets++];
+    ac_layout *layout = r->model->part[AC_UNET].layout;
+    int rank = (int)r->cfg->model.lora_rank;
+
+    *s = (ac_params){.dev = r->dev, .dg = r->dg, .part = "unet", .layout = random || rank ? NULL : layout, .seed = (uint64_t)r->cfg->run.seed};
+    r->unet = (ac_weights){.layout = layout, .part = "unet", .dg = r->dg};
+    if (rank) {
+        s->base = &r->unet;
+        s->rank = rank;
+        s->scale = r->cfg->model.lora_alpha > 0 ? r->cfg->model.lora_alpha / rank : 1;
+    }
+    r->model->train[AC_UNET] = s;
+}
+
 uint64_t ac_row_stream(const ac_training *r, uint64_t row, uint64_t purpose)
 {
     uint64_t s = (uint64_t)r->cfg->run.seed * 0x9e3779b97f4a7c15u + purpose, t;

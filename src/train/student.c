@@ -115,15 +115,6 @@ static int allocate(ac_student *s)
     return s->x0 && s->x && s->noise && s->ctx && s->null_ctx && s->pooled && s->weight ? 0 : ac_nomem(s->r->dg, (3 * n + B * states) * sizeof(float));
 }
 
-static void add_set(ac_training *r)
-{
-    ac_params *s = &r->sets[r->n_sets++];
-    bool random = r->cfg->distillation.student_init == AC_INIT_RANDOM;
-
-    *s = (ac_params){.dev = r->dev, .dg = r->dg, .part = "unet", .layout = random ? NULL : r->model->part[AC_UNET].layout, .seed = (uint64_t)r->cfg->run.seed};
-    r->model->train[AC_UNET] = s;
-}
-
 int ac_student_open(ac_training *r, bool pure_noise, ac_student *s)
 {
     int rc, positions;
@@ -139,7 +130,7 @@ int ac_student_open(ac_training *r, bool pure_noise, ac_student *s)
     s->w = s->latents.w;
     s->C = s->latents.C;
     AC_TRY(allocate(s));
-    add_set(r);
+    ac_add_unet_set(r, r->cfg->distillation.student_init == AC_INIT_RANDOM);
     if (!r->plan_only)
         rc = ac_states_get(&s->states, "", s->null_ctx, s->pooled);
 out:
@@ -152,7 +143,6 @@ void ac_student_close(ac_student *s)
     ac_schedule_free(s->teacher);
     ac_latents_close(&s->latents);
     ac_states_close(&s->states);
-    ac_weights_free(&s->frozen);
     free(s->x0);
     free(s->x);
     free(s->noise);
@@ -172,7 +162,7 @@ ac_net ac_student_frozen(ac_training *r, ac_graph *g, ac_weights *w, const ac_pa
 
 ac_net ac_student_teacher(ac_student *s, ac_graph *g)
 {
-    return ac_student_frozen(s->r, g, &s->frozen, &s->r->model->part[AC_UNET], "unet");
+    return (ac_net){.g = g, .w = &s->r->unet, .checkpoint = g->training && s->r->cfg->model.gradient_checkpointing};
 }
 
 ac_id ac_student_latent(const ac_student *s, ac_graph *g, const char *name)

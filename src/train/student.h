@@ -39,7 +39,6 @@ typedef struct ac_student {
     float *null_ctx;       /* [1,T,context]: of no caption */
     float *pooled;         /* of SDXL, unused */
     float *weight;         /* [B] in validation */
-    ac_weights frozen;     /* of the step's graph: the teacher's */
 } ac_student;
 
 /* Opens all but the graph, and adds the student's parameters to the run. pure_noise: the student's schedule ends in noise alone, as
@@ -47,7 +46,7 @@ typedef struct ac_student {
 int ac_student_open(ac_training *r, bool pure_noise, ac_student *s) AC_CHECK_RESULT;
 void ac_student_close(ac_student *s);
 ac_net ac_student_frozen(ac_training *r, ac_graph *g, ac_weights *w, const ac_part *p, const char *part);
-/* Its frozen network in graph g. */
+/* The teacher in graph g. */
 ac_net ac_student_teacher(ac_student *s, ac_graph *g);
 /* States of the batch's captions into s->ctx, latents of its pictures into s->x0. */
 int ac_student_batch(ac_student *s, const ac_batch *b) AC_CHECK_RESULT;

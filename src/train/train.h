@@ -77,6 +77,7 @@ typedef struct ac_training {
     void *method;             /* the method's own */
     addcl_model *model;       /* networks, tokenizers, schedule; of the method clip: NULL */
     ac_params sets[AC_SETS];  /* parameters in training, by part */
+    ac_weights unet;          /* as it was read, in all graphs that have it frozen */
     int n_sets;
     bool plan_only;           /* nothing runs: memory and work are planned */
     bool no_steps;            /* the optimiser will not step: its graphs are only planned */
@@ -189,6 +190,8 @@ int ac_read_prompts(ac_training *r) AC_CHECK_RESULT;
 /* ---- helpers of methods, in step.c */
 /* A network whose parameters are those of a set; *w must live as long as the network is built. */
 ac_net ac_train_net(ac_training *r, ac_graph *g, int set, ac_weights *w);
+/* Adds the UNet's parameters, or those of its low-rank updates, to the run; random: not from the model's weights. */
+void ac_add_unet_set(ac_training *r, bool random);
 /* The k-th random stream of a sample: row of the run (loader.h) and purpose. */
 uint64_t ac_row_stream(const ac_training *r, uint64_t row, uint64_t purpose);
 
