@@ -708,7 +708,8 @@ typedef struct arena {
     ac_exec *x;
 } arena;
 
-static void arena_open(arena *a, bool adversarial, bool distill)
+/* in_latents: the discriminator looks through the teacher. */
+static void arena_open(arena *a, bool adversarial, bool distill, bool in_latents)
 {
     ac_heads heads = {.virtual_batch = 2, .cmap = 4};
     ac_add_nets n;
@@ -726,6 +727,10 @@ static void arena_open(arena *a, bool adversarial, bool distill)
                       .teacher_unet = &small_unet, .vae = &small_vae, .heads = &heads,
                       .features = {.net = &a->net[FEATURES], .vit = &small_vit, .tap = {0, 1}, .n_taps = 2, .embedding = true}};
     ac_vit_norm(&small_vit, n.features.mean, n.features.std);
+    if (in_latents) {
+        a->o.augment = a->o.image_condition = a->o.pixels = false;
+        n.features = (ac_features){.net = &a->net[TEACHER], .unet = &small_unet, .n_taps = ac_unet_taps(&small_unet)};
+    }
     a->loss = ac_add_loss(a->g, &n, &a->o);
     ac_heads_keep(&heads, a->g);
     ac_heads_free(&heads);
@@ -797,13 +802,15 @@ static void learners(void **state)
     arena a;
 
     (void)state;
-    for (int with = 1; with < 4; with++) {
-        arena_open(&a, with & 1, with & 2);
+    for (int with = 1; with < 6; with++) {
+        if (with == 4)
+            continue;
+        arena_open(&a, with & 1, with & 2, with & 4);
         assert_int_equal(reached(&a, TEACHER), 0);
         assert_int_equal(reached(&a, FEATURES), 0);
         assert_int_equal(reached(&a, HEADS), with & 1 ? a.set[HEADS].p.n : 0);
         arena_close(&a);
-        arena_open(&a, with & 1, with & 2);
+        arena_open(&a, with & 1, with & 2, with & 4);
         assert_int_equal(reached(&a, STUDENT), a.set[STUDENT].p.n);
         must(ac_exec_new(test_device(), a.g, NULL, &a.x), test_diag());
         /* The UNet's last filters begin at zero, and so does what lies before them: a little of everything. */
@@ -827,14 +834,13 @@ static void learners(void **state)
 
 /* What the student makes changes no verdict on real pictures, nor its slope: they share no batch norm. The spectral norms, which
  * every pass moves, are the same in both runs. */
-static void apart(void **state)
+static void check_apart(bool in_latents)
 {
     arena a;
     float r1[2], above[2], hinge[2];
 
-    (void)state;
     for (int k = 0; k < 2; k++) {
-        arena_open(&a, true, false);
+        arena_open(&a, true, false, in_latents);
         must(ac_exec_new(test_device(), a.g, NULL, &a.x), test_diag());
         arena_run(&a, k ? "x_s" : NULL);
         r1[k] = arena_value(&a, "r1");
@@ -845,6 +851,13 @@ static void apart(void **state)
     assert_true(r1[0] == r1[1] && r1[0] > 0);
     assert_true(above[0] == above[1]);
     assert_true(hinge[0] != hinge[1]);
+}
+
+static void apart(void **state)
+{
+    (void)state;
+    check_apart(false);
+    check_apart(true);
 }
 
 int main(void)

@@ -528,8 +528,8 @@ static void test_bad_values(void **state)
         {"run.max_train_time=", "[run] max_train_time = : expected a time such as 90s, 30m, 8h or 1d12h"},
         {"run.max_train_time=-1h",
          "[run] max_train_time = -1h: out of range; expected a time such as 90s, 30m, 8h or 1d12h"},
-        {"run.method=vaee", "[run] method = vaee: did you mean 'vae'? expected one of vae, diffusion, clip, add, gan, lcm, progressive, reflow"},
-        {"run.method=xyzzy", "[run] method = xyzzy: expected one of vae, diffusion, clip, add, gan, lcm, progressive, reflow"},
+        {"run.method=vaee", "[run] method = vaee: did you mean 'vae'? expected one of vae, diffusion, clip, add, gan, ladd, lcm, progressive, reflow"},
+        {"run.method=xyzzy", "[run] method = xyzzy: expected one of vae, diffusion, clip, add, gan, ladd, lcm, progressive, reflow"},
         {"optimizer.learning_rate=nan", "[optimizer] learning_rate = nan: expected a number from 0 to 10"},
         {"optimizer.learning_rate=inf", "[optimizer] learning_rate = inf: expected a number from 0 to 10"},
         {"optimizer.learning_rate=0x1p3", "[optimizer] learning_rate = 0x1p3: expected a number from 0 to 10"},
@@ -606,7 +606,7 @@ static void test_missing(void **state)
     bad("", NULL,
         "@: [run] method is missing: what is trained: an autoencoder, a text-to-image diffusion model, an image and a text "
         "tower contrastively, or a student of few steps by adversarial diffusion distillation, by adversaries alone, by "
-        "consistency, by halving steps, or from pairs of noise and the teacher's pictures");
+        "those in latents, by consistency, by halving steps, or from pairs of noise and the teacher's pictures");
     bad(VAE, "run.output_dir=",
         "@: [run] output_dir is missing: run folder: log, samples, checkpoints, and in the end "
         "the model");
@@ -743,7 +743,7 @@ static void test_long_base(void **state)
 /* A template is an INI file that says nothing, and has every key of its method. */
 static void test_template(void **state)
 {
-    static const char *const methods[] = {NULL, "vae", "diffusion", "clip", "add", "gan", "lcm", "progressive", "reflow"};
+    static const char *const methods[] = {NULL, "vae", "diffusion", "clip", "add", "gan", "ladd", "lcm", "progressive", "reflow"};
     ac_diag dg = {0};
     ac_ini *ini;
     char *text, line[128];

@@ -44,10 +44,12 @@ ac_id ac_loss_edge(ac_graph *g, ac_id a, ac_id b)
 ac_id ac_loss_kl(ac_graph *g, ac_id mean, ac_id logvar)
 {
     ac_id e = ac_add(g, ac_mul(g, mean, mean), ac_sub(g, ac_exp(g, logvar), ac_scale(g, logvar, 1, 1)));
+    double batch;
 
     if (g->rc)
         return AC_POISON;
-    return ac_scale(g, ac_reshape(g, ac_sum(g, e, all_axes(g, e)), ac_dims(1, 1)), 0.5 / (double)ac_shape_of(g, mean)->d[0], 0);
+    batch = (double)ac_shape_of(g, mean)->d[0];
+    return ac_scale(g, ac_reshape(g, ac_sum(g, e, all_axes(g, e)), ac_dims(1, 1)), 0.5 / batch, 0);
 }
 
 /* x / |x| of each row. */

@@ -226,10 +226,12 @@ static int check_clip(ac_train_cfg *c, ac_diag *dg)
 /* Two players, of whom one may be missing. */
 static int check_add(ac_train_cfg *c, ac_diag *dg)
 {
-    if (c->run.method == AC_METHOD_GAN && c->distillation.adversarial_weight == 0)
+    if (c->run.method != AC_METHOD_ADD && c->distillation.adversarial_weight == 0)
         return refuse(c, dg, "distillation", "adversarial_weight", "nothing is left to learn from");
     if (c->distillation.adversarial_weight == 0 && c->distillation.distillation_weight == 0)
         return refuse(c, dg, "distillation", "adversarial_weight", "distillation_weight is 0, too: nothing is left to learn from");
+    if (c->run.method == AC_METHOD_LADD)
+        return c->distillation.student_timesteps.n ? 0 : refuse(c, dg, "distillation", "student_timesteps", "at least one is needed");
     if (c->distillation.adversarial_weight > 0 && !*c->discriminator.feature_network)
         return ac_fail(dg, ADDCL_E_ARG, "%s: [discriminator] feature_network is missing: the discriminator sees pictures through one",
                        c->texts->source);
@@ -263,7 +265,7 @@ static int check_together(ac_train_cfg *c, ac_diag *dg)
         return refuse(c, dg, "model", "lora_rank", "there is nothing to update with student_init = random");
     if (c->distillation.lcm_guidance_max < c->distillation.lcm_guidance_min)
         return refuse(c, dg, "distillation", "lcm_guidance_max", "less than lcm_guidance_min");
-    return c->run.method == AC_METHOD_ADD || c->run.method == AC_METHOD_GAN ? check_add(c, dg) : 0;
+    return c->run.method == AC_METHOD_ADD || c->run.method == AC_METHOD_GAN || c->run.method == AC_METHOD_LADD ? check_add(c, dg) : 0;
 }
 
 /* The method's name; it was given, for it has no default. */

@@ -36,6 +36,7 @@ typedef enum ac_method {
     AC_METHOD_CLIP,
     AC_METHOD_ADD,
     AC_METHOD_GAN,
+    AC_METHOD_LADD,
     AC_METHOD_LCM,
     AC_METHOD_PROGRESSIVE,
     AC_METHOD_REFLOW
@@ -130,7 +131,7 @@ typedef struct ac_train_cfg {
         bool text_condition, image_condition;
         int64_t projection_dim, virtual_batch;
         bool diffaugment;
-        double r1_weight;
+        double r1_weight, noise_mean, noise_std;
         double learning_rate, adam_beta1, adam_beta2, adam_weight_decay;
     } discriminator;
     struct {

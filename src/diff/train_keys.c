@@ -7,7 +7,7 @@
 #include <string.h>
 
 /* Methods that make students of few steps. */
-#define STUDENTS "add|gan|lcm|progressive|reflow"
+#define STUDENTS "add|gan|ladd|lcm|progressive|reflow"
 
 /* Behind the default come the meaning and any of the fields below. */
 #define KEY(type_, section_, name_, fallback_, ...)                                                                    \
@@ -45,7 +45,7 @@ const char *ac_key_default(const ac_key *k, const char *method)
 const ac_key ac_keys[] = {
     KEY(WORD, run, method, REQUIRED,
         "what is trained: an autoencoder, a text-to-image diffusion model, an image and a text tower contrastively, or a "
-        "student of few steps by adversarial diffusion distillation, by adversaries alone, by consistency, "
+        "student of few steps by adversarial diffusion distillation, by adversaries alone, by those in latents, by consistency, "
         "by halving steps, or from pairs of noise and the teacher's pictures",
         WORDS("vae|diffusion|clip|" STUDENTS)),
     KEY(PATH, run, output_dir, REQUIRED, "run folder: log, samples, checkpoints, and in the end the model"),
@@ -205,23 +205,26 @@ const ac_key ac_keys[] = {
     KEY(BOOL, discriminator, feature_embedding, "yes", "one more head sees the patches before the first block", FOR("add|gan")),
     KEY(INT, discriminator, feature_size, "0", "side that pictures are resized to for the network; 0: as they are",
         RANGE(0, 4096), UNIT("pixels"), FOR("add|gan")),
-    KEY(BOOL, discriminator, text_condition, "yes", "heads know the caption's embedding", FOR("add|gan")),
+    KEY(BOOL, discriminator, text_condition, "yes", "heads know the caption's embedding", FOR("add|gan|ladd")),
     KEY(BOOL, discriminator, image_condition, "yes", "heads know the class token of the real picture", FOR("add|gan")),
-    KEY(INT, discriminator, projection_dim, "64", "width of the projection by that condition", RANGE(1, 4096), FOR("add|gan")),
-    KEY(INT, discriminator, virtual_batch, "8", "pictures that a batch norm takes together", RANGE(1, 4096), FOR("add|gan")),
+    KEY(INT, discriminator, projection_dim, "64", "width of the projection by that condition", RANGE(1, 4096), FOR("add|gan|ladd")),
+    KEY(INT, discriminator, virtual_batch, "8", "pictures that a batch norm takes together", RANGE(1, 4096), FOR("add|gan|ladd")),
     KEY(BOOL, discriminator, diffaugment, "yes", "colours, shifts and cut-outs before the features (DiffAugment)", FOR("add|gan")),
     KEY(NUM, discriminator, r1_weight, "1e-5", "weight of the penalty on the slope of the heads at real features",
-        RANGE(0, 1e6), FOR("add|gan")),
-    KEY(NUM, discriminator, learning_rate, "2e-4", "peak learning rate of the heads", RANGE(0, 10), FOR("add|gan")),
-    KEY(NUM, discriminator, adam_beta1, "0", "decay of the gradient's mean", RANGE(0, 0.999999), FOR("add|gan")),
-    KEY(NUM, discriminator, adam_beta2, "0.99", "decay of the squared gradient's mean", RANGE(0, 0.999999999), FOR("add|gan")),
-    KEY(NUM, discriminator, adam_weight_decay, "0", "weight decay of the heads", RANGE(0, 10), FOR("add|gan")),
+        RANGE(0, 1e6), FOR("add|gan|ladd")),
+    KEY(NUM, discriminator, noise_mean, "1", "time step of the noise under which the teacher sees latents: mean of its logit", RANGE(-20, 20),
+        FOR("ladd")),
+    KEY(NUM, discriminator, noise_std, "1", "and the deviation of its logit", RANGE(0, 20), FOR("ladd")),
+    KEY(NUM, discriminator, learning_rate, "2e-4", "peak learning rate of the heads", RANGE(0, 10), FOR("add|gan|ladd")),
+    KEY(NUM, discriminator, adam_beta1, "0", "decay of the gradient's mean", RANGE(0, 0.999999), FOR("add|gan|ladd")),
+    KEY(NUM, discriminator, adam_beta2, "0.99", "decay of the squared gradient's mean", RANGE(0, 0.999999999), FOR("add|gan|ladd")),
+    KEY(NUM, discriminator, adam_weight_decay, "0", "weight decay of the heads", RANGE(0, 10), FOR("add|gan|ladd")),
 
     KEY(INTS, distillation, student_timesteps, "249, 499, 749, 999", "time steps at which the student learns; the last is pure noise",
-        RANGE(0, 99999), FOR("add|gan")),
+        RANGE(0, 99999), FOR("add|gan|ladd")),
     KEY(WORD, distillation, student_init, "pretrained", "where the student begins: as the teacher, or at random",
         WORDS("pretrained|random"), FOR(STUDENTS)),
-    KEY(NUM, distillation, adversarial_weight, "1", "weight of the discriminator's verdict; 0: none", RANGE(0, 1e6), FOR("add|gan")),
+    KEY(NUM, distillation, adversarial_weight, "1", "weight of the discriminator's verdict; 0: none", RANGE(0, 1e6), FOR("add|gan|ladd")),
     KEY(NUM, distillation, distillation_weight, "2.5", "weight of the distance from the teacher's picture; 0: none",
         RANGE(0, 1e6), FOR("add")),
     KEY(WORD, distillation, space, "pixel", "what the distance is between: decoded pictures, or latents", WORDS("pixel|latent"),

@@ -104,6 +104,7 @@ typedef struct ac_graph {
 /* NULL only when memory is short. */
 ac_graph *ac_graph_new(ac_diag *dg, ac_type weight_type);
 void ac_graph_free(ac_graph *g);
+/* Good until the next node is made, which may move them: not to be mixed with builders in one expression. */
 const ac_node *ac_at_node(const ac_graph *g, ac_id id);
 const ac_shape *ac_shape_of(const ac_graph *g, ac_id id);
 

@@ -215,9 +215,9 @@ static const ac_kern kern_binary[] = {{"binary", "elem", AC_CLASS_ANY, NULL, NUL
     static void vjp_##name(ac_graph *g, ac_id y, ac_id gy, ac_id gx[AC_MAX_IN])                                        \
     {                                                                                                                  \
         const ac_id a = ac_at_node(g, y)->in[0], b = ac_at_node(g, y)->in[1];                                          \
-        (void)a, (void)b;                                                                                              \
-        gx[0] = ac_sum_to(g, (grad_a), *ac_shape_of(g, a));                                                            \
-        gx[1] = ac_sum_to(g, (grad_b), *ac_shape_of(g, b));                                                            \
+        const ac_shape sa = *ac_shape_of(g, a), sb = *ac_shape_of(g, b); /* new nodes may move them */                \
+        gx[0] = ac_sum_to(g, (grad_a), sa);                                                                            \
+        gx[1] = ac_sum_to(g, (grad_b), sb);                                                                            \
     }
 BINARY_VJP(add, gy, gy)
 BINARY_VJP(sub, gy, ac_scale(g, gy, -1, 0))

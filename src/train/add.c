@@ -295,6 +295,47 @@ static ac_id distillation(const step *s, ac_id x_hat, ac_id at)
 
 /* ---- the discriminator */
 
+/* Outputs of transformer blocks as a network is built. */
+typedef struct collector {
+    ac_id *out;
+    int n;
+} collector;
+
+static void collect(void *user, ac_graph *g, const char *path, ac_id value)
+{
+    collector *c = user;
+    const char *last = strrchr(path, '.');
+
+    (void)g;
+    if (last && last - path >= 18 && !strncmp(last - 18, "transformer_blocks", 18) && c->n < AC_TAPS)
+        c->out[c->n++] = value;
+}
+
+int ac_unet_taps(const ac_unet_cfg *c)
+{
+    int n = c->mid_attn ? c->blocks[c->levels - 1] : 0;
+
+    for (int k = 0; k < c->levels; k++)
+        n += c->down_attn[k] * c->layers * c->blocks[k] + c->up_attn[k] * (c->layers + 1) * c->blocks[c->levels - 1 - k];
+    return n;
+}
+
+static void latent_features(const step *s, ac_id x, const char *pass, ac_id out[AC_TAPS + 1])
+{
+    const ac_features *f = &s->n->features;
+    collector c = {.out = out};
+    ac_net net = *f->net;
+    char name[32];
+
+    snprintf(name, sizeof name, "ladd.%s", pass);
+    net.tap = collect;
+    net.user = &c;
+    x = mixed(s->g, per_sample(s, "ladd.x0"), x, per_sample(s, "ladd.noise"), ac_input(s->g, name, AC_F32, latent(s)));
+    ac_unet(&net, f->unet, &(ac_unet_in){.x = x, .t = ac_input(s->g, "ladd.t", AC_F32, ac_dims(1, s->o->B)), .ctx = states(s, "ctx")});
+    if (s->g->rc == 0 && c.n != f->n_taps)
+        ac_graph_fail(s->g, ADDCL_E_INTERNAL, "%d outputs of transformer blocks, %d were expected", c.n, f->n_taps);
+}
+
 static ac_id augmented(const step *s, ac_id image, const char *pass)
 {
     char color[48], place[48];
@@ -312,11 +353,26 @@ static ac_id unit_rows(ac_graph *g, ac_id x)
     return ac_div(g, x, ac_sqrt(g, ac_scale(g, ac_sum(g, ac_mul(g, x, x), 2), 1, 1e-12)));
 }
 
+/* What the heads see of pictures or latents x. *token (may be NULL): a picture's class token. */
+static void features(const step *s, ac_id x, const char *pass, ac_id out[AC_TAPS + 1], ac_id *token)
+{
+    ac_id unused;
+
+    if (s->n->features.unet)
+        latent_features(s, x, pass, out);
+    else
+        ac_features_of(&s->n->features, augmented(s, x, pass), out, token ? token : &unused);
+}
+
 static ac_id condition(const step *s, ac_id token)
 {
     ac_graph *g = s->g;
+    enum { TIME = 32 };
+
+    if (s->n->features.unet)
+        token = ac_time_embed(g, ac_input(g, "ladd.t", AC_F32, ac_dims(1, s->o->B)), TIME, true, 0);
     ac_id text = s->o->text_dim ? unit_rows(g, ac_input(g, "text", AC_F32, ac_dims(2, s->o->B, s->o->text_dim))) : AC_NONE;
-    ac_id image = s->o->image_condition ? unit_rows(g, ac_stop(g, token)) : AC_NONE;
+    ac_id image = s->o->image_condition || s->n->features.unet ? unit_rows(g, ac_stop(g, token)) : AC_NONE;
 
     return text == AC_NONE ? image : image == AC_NONE ? text : ac_concat(g, text, image, 1);
 }
@@ -336,7 +392,9 @@ static ac_id verdict(const step *s, const ac_id *features)
 
 static ac_id mean_of(const step *s, ac_id x)
 {
-    return ac_scale(s->g, scalar(s, x), s->g->rc ? 1 : 1 / (double)ac_count(ac_shape_of(s->g, x)), 0);
+    double n = s->g->rc ? 1 : (double)ac_count(ac_shape_of(s->g, x));
+
+    return ac_scale(s->g, scalar(s, x), 1 / n, 0);
 }
 
 /* Share of values above 0: those that leaky ReLU of slope 0 divided by themselves keeps. */
@@ -389,21 +447,22 @@ static ac_id adversaries(step *s, ac_id at)
 {
     ac_graph *g = s->g;
     const ac_features *f = &s->n->features;
-    ac_id pixels = ac_input(g, "pixels", AC_F32, ac_dims(4, s->o->B, s->o->side, s->o->side, 3)), moved = ac_stop(g, at),
-          seen = s->o->pixels ? moved : decode(s, moved);
-    ac_id made[AC_TAPS + 1], fake[AC_TAPS + 1], real[AC_TAPS + 1], token, unused, adv, slope, follow;
+    ac_id truth = f->unet ? ac_input(g, "x0", AC_F32, latent(s)) : ac_input(g, "pixels", AC_F32, ac_dims(4, s->o->B, s->o->side, s->o->side, 3));
+    ac_id moved = ac_stop(g, at), seen = s->o->pixels || f->unet ? moved : decode(s, moved);
+    ac_id made[AC_TAPS + 1], fake[AC_TAPS + 1], real[AC_TAPS + 1], token = AC_NONE, adv, slope, follow;
 
-    ac_features_of(f, pixels, real, &token); /* unaugmented: the condition */
+    if (!f->unet)
+        ac_features_of(f, truth, real, &token); /* unaugmented: the condition */
     s->condition = condition(s, token);
-    if (s->o->augment)
-        ac_features_of(f, augmented(s, pixels, "real"), real, &unused);
-    ac_features_of(f, augmented(s, seen, "made"), made, &unused);
+    if (s->o->augment || f->unet)
+        features(s, truth, "real", real, NULL);
+    features(s, seen, "made", made, NULL);
     adv = ac_scale(g, mean_of(s, verdict(s, made)), -1, 0);
     ac_grad(g, adv, AC_NONE, &moved, 1, &slope);
     slope = ac_scale(g, slope, s->o->adversary_weight, 0);
     follow = scalar(s, ac_mul(g, ac_stop(g, slope), at));
     if (s->o->augment)
-        ac_features_of(f, augmented(s, seen, "fake"), fake, &unused);
+        features(s, seen, "fake", fake, NULL);
     for (int k = 0; k < ac_feature_count(f); k++) {
         fake[k] = ac_stop(g, s->o->augment ? fake[k] : made[k]);
         real[k] = ac_stop(g, real[k]);

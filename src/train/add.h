@@ -13,15 +13,21 @@
 enum { AC_TAPS = 16, AC_TEACHER_STEPS = 8 };
 
 /* What the discriminator sees of a picture: outputs of blocks of a frozen image transformer, the class token added to every
- * patch token and dropped; then, with `embedding`, the sequence after the positions. */
+ * patch token and dropped; then, with `embedding`, the sequence after the positions.
+ * With `unet` it sees latents instead (latent adversarial diffusion distillation, Sauer et al. 2024): noised, through the teacher, the
+ * output of every transformer block. */
 typedef struct ac_features {
     ac_net *net;
     const ac_vit_cfg *vit;
+    const ac_unet_cfg *unet;
     int tap[AC_TAPS], n_taps; /* blocks, counted from 0 */
     bool embedding;
     int size;            /* height and width that pictures are resized to (area); 0: as they are */
     double mean[3], std[3]; /* of pixels in 0..1 */
 } ac_features;
+
+/* Transformer blocks of a UNet, which n_taps must be then. */
+int ac_unet_taps(const ac_unet_cfg *c);
 
 typedef struct ac_add_nets {
     ac_net *student, *teacher, *decoder, *head;
@@ -64,6 +70,9 @@ typedef struct ac_add_opts {
  *                                delta_D + s delta_C) in the gradient and of its square in the value, c sigma/alpha and
  *                                c (sigma/alpha)^2 in a form that stays finite
  *   nfsd.negative, nfsd.ratio    a sample's: 1 where delta_D has the negative prompt, else 0; sigma/alpha
+ *
+ *   x0, ladd.made, ladd.real     with features of the teacher, in place of pixels: real latents, noises [B,h,w,C]
+ *   ladd.t, ladd.x0, ladd.noise  a sample's: time step, and what both latents and noises are multiplied by
  *
  * Outputs: x_hat, and as scalars adv, distill, hinge, r1; real_above, fake_below, shares of logits on the right side; adv_slope,
  * distill_slope, norms of the gradients, weights included, by what the student moves (pictures or latents, see `pixels`);

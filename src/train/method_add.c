@@ -1,13 +1,14 @@
 /* method_add.c - a student of few steps from a teacher of many: adversarial diffusion distillation (Sauer et al. 2023). The
  * teacher, the autoencoder, the text encoder and the feature network are frozen; the student and the discriminator's heads
  * learn, each with an optimiser of its own. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "train/add.h"
 
 /* Purposes of a sample's random streams. */
-enum { RANDOM_STEP = 1, RANDOM_NOISE, RANDOM_TEACHER_STEP, RANDOM_TEACHER_NOISE, RANDOM_AUGMENT };
+enum { RANDOM_STEP = 1, RANDOM_NOISE, RANDOM_TEACHER_STEP, RANDOM_TEACHER_NOISE, RANDOM_AUGMENT, RANDOM_REAL_NOISE };
 enum { STUDENT, HEADS }; /* sets of parameters */
 enum { PASSES = 3 };     /* of pictures through the features */
 
@@ -18,6 +19,8 @@ typedef struct add {
     ac_add_opts o;
     ac_each times;
     ac_weights decoder, features; /* of the step's graph */
+    ac_each noised;               /* of latents that the teacher sees as features */
+    float *real_noise;            /* [B,h,w,C] */
     float *text;                  /* [B,text_dim] */
     float *negative_ctx;          /* [1,T,context] */
     float *color[PASSES];         /* [B,3] */
@@ -25,6 +28,8 @@ typedef struct add {
     int32_t *ids;                 /* [T] */
 } add;
 
+enum { N_T, N_X0, N_NOISE, N_VALUES };
+static const char *const noised_names[N_VALUES] = {"ladd.t", "ladd.x0", "ladd.noise"};
 static const char *const pass_names[PASSES] = {"made", "fake", "real"};
 static const ac_recipe student_alone;
 
@@ -58,6 +63,11 @@ out:
     return rc;
 }
 
+static bool in_latents(const ac_training *r)
+{
+    return r->cfg->run.method == AC_METHOD_LADD;
+}
+
 static ac_add_opts options_of(const ac_training *r, const add *a)
 {
     const ac_train_cfg *c = r->cfg;
@@ -68,14 +78,14 @@ static ac_add_opts options_of(const ac_training *r, const add *a)
                          .side = (int)c->data.resolution,
                          .T = a->s.T,
                          .text_dim = c->discriminator.text_condition ? r->model->clip[0].width : 0,
-                         .image_condition = c->discriminator.image_condition,
-                         .augment = c->discriminator.diffaugment,
+                         .image_condition = !in_latents(r) && c->discriminator.image_condition,
+                         .augment = !in_latents(r) && c->discriminator.diffaugment,
                          .adversarial = c->distillation.adversarial_weight > 0,
                          .distill = c->run.method == AC_METHOD_ADD && c->distillation.distillation_weight > 0,
                          .adversary_weight = c->distillation.adversarial_weight,
                          .gamma = c->discriminator.r1_weight,
                          .lambda = c->distillation.distillation_weight,
-                         .pixels = c->distillation.space == AC_SPACE_PIXEL,
+                         .pixels = !in_latents(r) && c->distillation.space == AC_SPACE_PIXEL,
                          .teacher_steps = (int)c->distillation.teacher_steps,
                          .guidance = c->distillation.teacher_guidance,
                          .sds = c->distillation.weighting == AC_DISTILL_SDS,
@@ -91,7 +101,8 @@ static int allocate(ac_training *r, add *a)
     a->text = ac_calloc(B * (size_t)AC_MAX(a->o.text_dim, 1), sizeof(float));
     a->negative_ctx = ac_calloc(T * (size_t)a->s.context, sizeof(float));
     a->ids = ac_calloc(T, sizeof *a->ids);
-    ok = a->text && a->negative_ctx && a->ids;
+    a->real_noise = ac_calloc(B * a->s.latents.n, sizeof(float));
+    ok = a->text && a->negative_ctx && a->ids && a->real_noise;
     for (int k = 0; k < PASSES; k++) {
         ok = (a->color[k] = ac_calloc(B * 3, sizeof(float))) && ok;
         ok = (a->place[k] = ac_calloc(B * pixels, sizeof *a->place[k])) && ok;
@@ -109,14 +120,19 @@ static int open_add(ac_training *r)
     r->method = a;
     AC_TRY(ac_student_open(r, true, &a->s));
     AC_TRY(check_steps(r, a));
-    if (r->cfg->distillation.adversarial_weight > 0)
+    if (r->cfg->distillation.adversarial_weight > 0 && !in_latents(r))
         AC_TRY(open_features(r, a));
+    if (in_latents(r) && ac_unet_taps(&r->model->unet) > AC_TAPS) {
+        rc = ac_fail(r->dg, ADDCL_E_UNSUPPORTED, "the UNet has %d transformer blocks; heads on at most %d are possible", ac_unet_taps(&r->model->unet), AC_TAPS);
+        goto out;
+    }
+    AC_TRY(ac_each_open(noised_names, N_VALUES, a->s.B, r->dg, &a->noised));
     a->o = options_of(r, a);
     AC_TRY(allocate(r, a));
     AC_TRY(ac_add_times_open(a->o.B, r->dg, &a->times));
     if (a->o.adversarial)
         r->sets[r->n_sets++] = (ac_params){.dev = r->dev, .dg = r->dg, .part = "discriminator", .seed = (uint64_t)r->cfg->run.seed, .live_only = true, .adversary = true};
-    r->recipe = !a->o.distill ? &ac_recipe_gan : !a->o.adversarial ? &student_alone : &ac_recipe_add;
+    r->recipe = in_latents(r) ? &ac_recipe_ladd : !a->o.distill ? &ac_recipe_gan : !a->o.adversarial ? &student_alone : &ac_recipe_add;
     if (a->o.nfsd && !r->plan_only)
         rc = ac_states_get(&a->s.states, r->cfg->distillation.negative_prompt, a->negative_ctx, a->s.pooled);
 out:
@@ -132,6 +148,8 @@ static void close_add(ac_training *r)
     ac_student_close(&a->s);
     ac_part_close(&a->feature);
     ac_each_close(&a->times);
+    ac_each_close(&a->noised);
+    free(a->real_noise);
     ac_weights_free(&a->decoder);
     ac_weights_free(&a->features);
     for (int k = 0; k < PASSES; k++) {
@@ -164,16 +182,20 @@ static ac_id loss(ac_training *r, ac_graph *g, int B)
 {
     add *a = r->method;
     ac_heads heads = {.virtual_batch = (int)r->cfg->discriminator.virtual_batch,
-                      .cmap = a->o.text_dim || a->o.image_condition ? (int)r->cfg->discriminator.projection_dim : 0};
+                      .cmap = a->o.text_dim || a->o.image_condition || in_latents(r) ? (int)r->cfg->discriminator.projection_dim : 0};
     ac_weights ws, wh;
     ac_net student = ac_train_net(r, g, STUDENT, &ws), head, teacher = ac_student_teacher(&a->s, g),
            decoder = ac_student_frozen(r, g, &a->decoder, &r->model->part[AC_VAE], "vae"),
            feature = ac_student_frozen(r, g, &a->features, &a->feature, "image_encoder");
     ac_add_nets n = {.student = &student, .teacher = &teacher, .decoder = &decoder, .head = &head, .unet = &r->model->unet,
-                     .teacher_unet = &r->model->unet, .vae = &r->model->vae, .features = features_of(r, a, &feature), .heads = &heads};
+                     .teacher_unet = &r->model->unet, .vae = &r->model->vae, .heads = &heads};
     ac_id y;
 
     (void)B;
+    if (in_latents(r))
+        n.features = (ac_features){.net = &teacher, .unet = &r->model->unet, .n_taps = ac_unet_taps(&r->model->unet)};
+    else if (a->o.adversarial)
+        n.features = features_of(r, a, &feature);
     if (a->o.adversarial)
         head = ac_train_net(r, g, HEADS, &wh);
     y = ac_add_loss(g, &n, &a->o);
@@ -217,6 +239,36 @@ out:
     return rc;
 }
 
+/* The noise under which the teacher sees latents: of a time step that is logit-normal. */
+static void draw_noised(const ac_training *r, add *a, size_t i, uint64_t row)
+{
+    uint64_t time = ac_row_stream(r, row, RANDOM_TEACHER_STEP), noise = ac_row_stream(r, row, RANDOM_REAL_NOISE);
+    int all = a->s.teacher->cfg.train_steps, t;
+    double alpha, sigma;
+    float u;
+
+    ac_mix_normal(&time, &u, 1);
+    t = (int)((all - 1) / (1 + exp(-(r->cfg->discriminator.noise_mean + r->cfg->discriminator.noise_std * (double)u))) + 0.5);
+    ac_schedule_at(a->s.teacher, t, &alpha, &sigma);
+    ac_each_set(&a->noised, (int)i, N_T, t);
+    ac_each_set(&a->noised, (int)i, N_X0, alpha);
+    ac_each_set(&a->noised, (int)i, N_NOISE, sigma);
+    ac_mix_normal(&noise, a->real_noise + i * a->s.latents.n, a->s.latents.n);
+}
+
+static int feed_noised(const add *a, ac_exec *x)
+{
+    size_t n = (size_t)a->s.B * a->s.latents.n * sizeof(float);
+    int rc;
+
+    AC_TRY(ac_feed(x, "x0", a->s.x0, n));
+    AC_TRY(ac_feed(x, "ladd.made", a->s.noise, n));
+    AC_TRY(ac_feed(x, "ladd.real", a->real_noise, n));
+    rc = ac_each_feed(&a->noised, x);
+out:
+    return rc;
+}
+
 static void draw(ac_training *r, add *a, size_t i, uint64_t row)
 {
     const ac_ints *steps = &r->cfg->distillation.student_timesteps;
@@ -234,6 +286,8 @@ static void draw(ac_training *r, add *a, size_t i, uint64_t row)
         sigma = 1;
     }
     ac_student_noised(&a->s, i, alpha, sigma, &noise, NULL);
+    if (in_latents(r))
+        draw_noised(r, a, i, row);
     ac_mix_normal(&other, a->s.noise + i * n, n);
     ac_add_times_set(&a->times, (int)i, &a->o, a->s.student, a->s.teacher, s, t);
     for (int k = 0; k < PASSES; k++)
@@ -259,6 +313,8 @@ static int feed(ac_training *r, ac_exec *x, const ac_batch *b)
     AC_TRY(ac_feed(x, "text", a->text, B * (size_t)a->o.text_dim * sizeof(float)));
     AC_TRY(ac_feed(x, "pixels", b->image, B * (size_t)a->o.side * (size_t)a->o.side * 3 * sizeof(float)));
     AC_TRY(ac_each_feed(&a->times, x));
+    if (in_latents(r))
+        AC_TRY(feed_noised(a, x));
     rc = feed_augmentation(r, x);
 out:
     return rc;
@@ -281,5 +337,6 @@ static int validate(ac_training *r, double *held_out, double *training)
 #define OF_HEADS "hinge", "r1", "real_above", "fake_below", "adv_slope", "feature_distance"
 
 static const ac_recipe student_alone = RECIPE("add", "distill");
+const ac_recipe ac_recipe_ladd = RECIPE("ladd", "adv", OF_HEADS);
 const ac_recipe ac_recipe_gan = RECIPE("gan", "adv", OF_HEADS);
 const ac_recipe ac_recipe_add = RECIPE("add", "adv", "distill", OF_HEADS, "distill_slope");

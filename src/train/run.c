@@ -13,7 +13,7 @@ static const ac_recipe *recipe_of(ac_method m)
 {
     static const ac_recipe *const recipes[] = {
         [AC_METHOD_VAE] = &ac_recipe_vae, [AC_METHOD_DIFFUSION] = &ac_recipe_diffusion, [AC_METHOD_CLIP] = &ac_recipe_clip,
-        [AC_METHOD_ADD] = &ac_recipe_add, [AC_METHOD_GAN] = &ac_recipe_gan, [AC_METHOD_LCM] = &ac_recipe_lcm,
+        [AC_METHOD_ADD] = &ac_recipe_add, [AC_METHOD_GAN] = &ac_recipe_gan, [AC_METHOD_LADD] = &ac_recipe_ladd, [AC_METHOD_LCM] = &ac_recipe_lcm,
         [AC_METHOD_PROGRESSIVE] = &ac_recipe_progressive, [AC_METHOD_REFLOW] = &ac_recipe_reflow};
     return recipes[m];
 }

@@ -44,7 +44,7 @@ typedef struct ac_recipe {
 /* Loss of an autoencoder's picture, and the outputs "l1" and "kl"; moments as of ac_vae_encode. */
 ac_id ac_vae_loss(ac_graph *g, const ac_train_cfg *c, ac_id image, ac_id decoded, ac_id moments);
 
-extern const ac_recipe ac_recipe_vae, ac_recipe_diffusion, ac_recipe_clip, ac_recipe_add, ac_recipe_gan, ac_recipe_lcm, ac_recipe_progressive,
+extern const ac_recipe ac_recipe_vae, ac_recipe_diffusion, ac_recipe_clip, ac_recipe_add, ac_recipe_gan, ac_recipe_ladd, ac_recipe_lcm, ac_recipe_progressive,
     ac_recipe_reflow;
 
 /* One step on the device: the loss of a micro-batch and its gradients, then clipping, Adam and EMA. Without accumulation and
