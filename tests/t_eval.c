@@ -22,7 +22,8 @@ static int setup(void **state)
 {
     const char *src = getenv("srcdir");
 
-    (void)state;
+    if (temp_setup(state) != 0)
+        return -1;
     snprintf(data, sizeof data, "%s/examples/emoji/data64", src && *src ? src : ".");
     have = fixture_path(features, sizeof features, "add_step/features");
     ctx = addcl_new();
@@ -31,9 +32,8 @@ static int setup(void **state)
 
 static int teardown(void **state)
 {
-    (void)state;
     addcl_free(ctx);
-    return 0;
+    return temp_teardown(state);
 }
 
 static addcl_evaluation *good(const addcl_eval_opts *o)
