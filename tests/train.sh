@@ -102,6 +102,9 @@ rm -rf add/checkpoints/step-000004
 train 0 "it resumes" "going on from step 2" $add --resume
 check "to the same bits, of both players" test "$(state 000004)" = "$whole"
 
+run 0 "the distillation of the examples" "step 20/20" train "$SRCDIR/examples/emoji/add-smoke.ini" --set run.output_dir="$tmp/add-smoke"
+check "its sheet" test -s add-smoke/samples/step-000020.png
+
 # ---- low-rank updates: merged, or added to the base when sampling, they are the same model
 train 0 "consistency by low-rank updates" "step 3/3" --set run.method=lcm --set run.output_dir=lora --set run.max_train_steps=3 --set model.lora_rank=4 \
     --set model.config= --set model.pretrained_model="$tmp/run/model" --set optimizer.learning_rate=1e-2
