@@ -261,9 +261,37 @@ static void on_the_path(void **state)
     }
 }
 
+/* What a rectified flow sees lies on the line from picture to noise, and from what it shall say both follow: on each schedule. */
+static void reflow(void **state)
+{
+    static const ac_prediction kinds[] = {AC_PREDICT_V, AC_PREDICT_EPS};
+    const float x0 = 0.3f, noise = -1.1f;
+
+    (void)state;
+    for (size_t p = 0; p < AC_LEN(kinds); p++) {
+        ac_schedule *sch = schedule(kinds[p], kinds[p] == AC_PREDICT_V);
+        for (int t = 0; t < sch->cfg.train_steps; t += 111) {
+            double alpha, sigma, share;
+            ac_reading r;
+            float x, target;
+            ac_reflow_mix(sch, t, &x0, &noise, 1, &x, &target);
+            ac_schedule_at(sch, t, &alpha, &sigma);
+            share = sigma / (alpha + sigma);
+            near("on the line", (double)x / (alpha + sigma), (double)x0 + share * ((double)noise - (double)x0), 1e-5);
+            if (alpha == 0)
+                continue;
+            r = ac_reading_of(kinds[p], alpha, sigma);
+            assert_true(fabs(r.x0_x * (double)x + r.x0_out * (double)target - (double)x0) < 1e-4);
+            assert_true(fabs(r.eps_x * (double)x + r.eps_out * (double)target - (double)noise) < 1e-4);
+        }
+        ac_schedule_free(sch);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(lcm), cmocka_unit_test(progressive), cmocka_unit_test(on_the_path)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(lcm), cmocka_unit_test(progressive), cmocka_unit_test(on_the_path),
+                                       cmocka_unit_test(reflow)};
 
     return cmocka_run_group_tests_name("distil", tests, device_setup, device_teardown);
 }

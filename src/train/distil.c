@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#include "diff/loss.h"
+
 static ac_id scalar(ac_graph *g, ac_id x)
 {
     return g->rc ? AC_POISON : ac_reshape(g, ac_sum(g, x, (1u << ac_shape_of(g, x)->n) - 1), ac_dims(1, 1));
@@ -138,4 +140,18 @@ void ac_progressive_set(ac_each *e, int i, const ac_schedule *sch, int k, int st
     ac_each_set(e, i, AC_PRO_TO_END, to_end);
     ac_each_set(e, i, AC_PRO_TO_X, -b * to_end);
     ac_each_set(e, i, AC_PRO_WEIGHT, fmax(alpha * alpha / (sigma * sigma), 1));
+}
+
+/* ------------------------------------------------------------------------------------------ rectified flow */
+
+void ac_reflow_mix(const ac_schedule *sch, int t, const float *x0, const float *noise, size_t n, float *x, float *target)
+{
+    double alpha, sigma, of_x0, of_noise;
+
+    ac_schedule_at(sch, t, &alpha, &sigma);
+    ac_target(sch->cfg.prediction, alpha, sigma, &of_x0, &of_noise);
+    for (size_t k = 0; k < n; k++) {
+        x[k] = (float)(alpha * (double)x0[k] + sigma * (double)noise[k]);
+        target[k] = (float)(of_x0 * (double)x0[k] + of_noise * (double)noise[k]);
+    }
 }

@@ -42,4 +42,9 @@ extern const char *const ac_progressive_names[AC_PRO_VALUES];
  * which the teacher is asked, too. */
 void ac_progressive_set(ac_each *e, int i, const ac_schedule *sch, int k, int steps, int *s);
 
+/* ---- Rectified flow (Liu et al. 2023; InstaFlow) for a model of diffusion: it is trained as ever, mean squared error of its
+ * prediction, but noise and picture belong together. Divided by alpha + sigma, what it sees lies on the straight line between them.
+ * x: what it sees of n numbers at time step t; target: what it shall say. */
+void ac_reflow_mix(const ac_schedule *sch, int t, const float *x0, const float *noise, size_t n, float *x, float *target);
+
 #endif

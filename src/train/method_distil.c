@@ -197,8 +197,6 @@ out:
 }
 
 /* ------------------------------------------------------------------------------------------ reflow */
-/* Rectified flow (Liu et al. 2023; InstaFlow) for a model of diffusion: it is trained as ever, but noise and picture belong together.
- * Divided by alpha + sigma, what it sees lies on the straight line between them. */
 
 enum { R_T }; /* values of each sample */
 static const char *const reflow_names[] = {"t"};
@@ -400,14 +398,7 @@ static int reflow_feed(ac_training *r, ac_exec *x, const ac_batch *b)
     AC_TRY(pairs(r, b));
     for (size_t i = 0; i < b->n; i++) {
         int t = drawn(r, b->row + i, s->student->cfg.train_steps);
-        double alpha, sigma, of_x0, of_noise;
-        ac_schedule_at(s->student, t, &alpha, &sigma);
-        ac_target(s->student->cfg.prediction, alpha, sigma, &of_x0, &of_noise);
-        for (size_t k = i * n; k < (i + 1) * n; k++) {
-            double x0 = (double)s->x0[k], noise = (double)s->noise[k];
-            s->x[k] = (float)(alpha * x0 + sigma * noise);
-            m->sampler->target[k] = (float)(of_x0 * x0 + of_noise * noise);
-        }
+        ac_reflow_mix(s->student, t, s->x0 + i * n, s->noise + i * n, n, s->x + i * n, m->sampler->target + i * n);
         ac_each_set(&m->each, (int)i, R_T, t);
     }
     AC_TRY(feed_common(m, x, false));
