@@ -138,6 +138,8 @@ static int eval(tool *t, const cmd_line *l, const eval_args *a)
     o.neighbours = (int)a->neighbours;
     o.pairs = a->pairs;
     o.batch_size = (int)a->batch_size;
+    if (!a->features && !a->clip && !a->pairs && !a->autoencoders.n)
+        report_say(&t->report, ADDCL_LOG_WARN, "without --features, --clip, --pairs or --autoencoder only spectra are measured");
     rc = addcl_eval(t->ctx, &o, &e);
     report_clear(&t->report);
     if (rc < 0)

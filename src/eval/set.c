@@ -101,6 +101,8 @@ int ac_eval_set_get(const ac_eval_set *s, size_t i, ac_diag *dg, uint8_t *rgb, c
     }
     free(sample.caption);
     free(pixels);
+    if (rc < 0)
+        ac_context(dg, "%s", s->path);
     return rc;
 }
 
