@@ -139,7 +139,6 @@ static ac_schedule *schedule(ac_prediction p, bool zero_snr)
 static void consistency(double huber)
 {
     ac_schedule *sch = schedule(AC_PREDICT_V, false);
-    ac_lcm_opts o = {.B = B, .latent = latent(), .huber = huber};
     scaler student, target, teacher;
     trial t;
     int s;
@@ -159,7 +158,7 @@ static void consistency(double huber)
     student = network(t.g, "student");
     target = network(t.g, "target");
     teacher = network(t.g, "teacher");
-    run(&t, ac_lcm_loss(t.g, &o, &(ac_denoiser){output_of, &student}, &(ac_denoiser){output_of, &target}, &(ac_denoiser){output_of, &teacher}),
+    run(&t, ac_lcm_loss(t.g, B, latent(), huber, &(ac_denoiser){output_of, &student}, &(ac_denoiser){output_of, &target}, &(ac_denoiser){output_of, &teacher}),
         student.factor);
     ac_schedule_free(sch);
 }

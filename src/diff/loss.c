@@ -1,15 +1,19 @@
 /* loss.c - losses as graphs. */
 #include "diff/loss.h"
 
-/* All axes of x. */
 static unsigned all_axes(ac_graph *g, ac_id x)
 {
     return g->rc ? 1 : (1u << ac_shape_of(g, x)->n) - 1;
 }
 
-static ac_id mean_of_all(ac_graph *g, ac_id x)
+ac_id ac_mean_all(ac_graph *g, ac_id x)
 {
     return ac_reshape(g, ac_mean(g, x, all_axes(g, x)), ac_dims(1, 1));
+}
+
+ac_id ac_sum_all(ac_graph *g, ac_id x)
+{
+    return ac_reshape(g, ac_sum(g, x, all_axes(g, x)), ac_dims(1, 1));
 }
 
 ac_id ac_loss_mse(ac_graph *g, ac_id a, ac_id b, ac_id weight)
@@ -20,12 +24,12 @@ ac_id ac_loss_mse(ac_graph *g, ac_id a, ac_id b, ac_id weight)
         ac_shape s = {.n = ac_shape_of(g, a)->n, .d = {-1, 1, 1, 1}};
         sq = ac_mul(g, sq, ac_reshape(g, weight, s));
     }
-    return mean_of_all(g, sq);
+    return ac_mean_all(g, sq);
 }
 
 ac_id ac_loss_l1(ac_graph *g, ac_id a, ac_id b)
 {
-    return mean_of_all(g, ac_abs(g, ac_sub(g, a, b)));
+    return ac_mean_all(g, ac_abs(g, ac_sub(g, a, b)));
 }
 
 ac_id ac_loss_edge(ac_graph *g, ac_id a, ac_id b)
@@ -35,7 +39,7 @@ ac_id ac_loss_edge(ac_graph *g, ac_id a, ac_id b)
     for (int axis = 1; axis <= 2 && g->rc == 0; axis++) {
         int64_t n = ac_shape_of(g, d)->d[axis];
         ac_id e = ac_sub(g, ac_slice(g, d, axis, 1, n - 1), ac_slice(g, d, axis, 0, n - 1));
-        e = mean_of_all(g, ac_abs(g, e));
+        e = ac_mean_all(g, ac_abs(g, e));
         sum = axis == 1 ? e : ac_add(g, sum, e);
     }
     return sum;
@@ -49,11 +53,10 @@ ac_id ac_loss_kl(ac_graph *g, ac_id mean, ac_id logvar)
     if (g->rc)
         return AC_POISON;
     batch = (double)ac_shape_of(g, mean)->d[0];
-    return ac_scale(g, ac_reshape(g, ac_sum(g, e, all_axes(g, e)), ac_dims(1, 1)), 0.5 / batch, 0);
+    return ac_scale(g, ac_sum_all(g, e), 0.5 / batch, 0);
 }
 
-/* x / |x| of each row. */
-static ac_id unit_rows(ac_graph *g, ac_id x)
+ac_id ac_unit_rows(ac_graph *g, ac_id x)
 {
     return ac_div(g, x, ac_sqrt(g, ac_scale(g, ac_sum(g, ac_mul(g, x, x), 2), 1, 1e-12)));
 }
@@ -63,12 +66,12 @@ static ac_id unit_rows(ac_graph *g, ac_id x)
 static ac_id diagonal_cross_entropy(ac_graph *g, ac_id logits, ac_id diagonal, unsigned axis)
 {
     ac_id lse = ac_log(g, ac_sum(g, ac_exp(g, logits), axis));
-    return ac_sub(g, mean_of_all(g, lse), mean_of_all(g, diagonal));
+    return ac_sub(g, ac_mean_all(g, lse), ac_mean_all(g, diagonal));
 }
 
 ac_id ac_loss_clip(ac_graph *g, ac_id image, ac_id text, ac_id scale)
 {
-    ac_id a = unit_rows(g, image), b = unit_rows(g, text), cosines, logits, diagonal;
+    ac_id a = ac_unit_rows(g, image), b = ac_unit_rows(g, text), cosines, logits, diagonal;
 
     cosines = ac_matmul(g, a, b, false, true);
     logits = ac_mul(g, ac_scale(g, cosines, 1, -1), scale);
@@ -78,15 +81,15 @@ ac_id ac_loss_clip(ac_graph *g, ac_id image, ac_id text, ac_id scale)
 
 ac_id ac_loss_discriminator(ac_graph *g, ac_id real, ac_id made)
 {
-    ac_id below = mean_of_all(g, ac_relu(g, ac_scale(g, real, -1, 1)));
-    ac_id above = mean_of_all(g, ac_relu(g, ac_scale(g, made, 1, 1)));
+    ac_id below = ac_mean_all(g, ac_relu(g, ac_scale(g, real, -1, 1)));
+    ac_id above = ac_mean_all(g, ac_relu(g, ac_scale(g, made, 1, 1)));
 
     return ac_scale(g, ac_add(g, below, above), 0.5, 0);
 }
 
 ac_id ac_loss_generator(ac_graph *g, ac_id made)
 {
-    return ac_scale(g, mean_of_all(g, made), -1, 0);
+    return ac_scale(g, ac_mean_all(g, made), -1, 0);
 }
 
 double ac_snr_weight_at(ac_snr_weight kind, double gamma, ac_prediction p, double alpha, double sigma)

@@ -5,6 +5,10 @@
 #include "diff/schedule.h"
 #include "ops/ops.h"
 
+/* Mean and sum of all values [1]; x / |x| of the rows of a matrix. */
+ac_id ac_mean_all(ac_graph *g, ac_id x);
+ac_id ac_sum_all(ac_graph *g, ac_id x);
+ac_id ac_unit_rows(ac_graph *g, ac_id x);
 /* mean over the batch of weight[b] times the mean squared difference of sample b; weight [B], AC_NONE: 1. a, b [B,...]. */
 ac_id ac_loss_mse(ac_graph *g, ac_id a, ac_id b, ac_id weight);
 /* mean |a - b| */

@@ -211,20 +211,10 @@ out:
 /* x0 from m = in_scale x = alpha x0 + sigma n and the network's output: fills a_x, a_out. */
 static void predict(ac_step *p, ac_prediction prediction, double alpha, double sigma)
 {
-    switch (prediction) {
-    case AC_PREDICT_EPS:
-        p->a_x = p->in_scale / alpha;
-        p->a_out = -sigma / alpha;
-        break;
-    case AC_PREDICT_V:
-        p->a_x = p->in_scale * alpha;
-        p->a_out = -sigma;
-        break;
-    case AC_PREDICT_SAMPLE:
-        p->a_x = 0;
-        p->a_out = 1;
-        break;
-    }
+    const ac_reading r = ac_reading_of(prediction, alpha, sigma);
+
+    p->a_x = p->in_scale * r.x0_x;
+    p->a_out = r.x0_out;
 }
 
 /* Euler in x / alpha (Karras et al. 2022, alg. 1 without churn). Ancestral: down to sigma_down = sigma_next^2 / sigma,

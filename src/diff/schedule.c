@@ -159,6 +159,25 @@ void ac_schedule_at(const ac_schedule *sch, int t, double *alpha, double *sigma)
     *sigma = sqrt(1 - sch->abar[t]);
 }
 
+ac_reading ac_reading_of(ac_prediction p, double alpha, double sigma)
+{
+    switch (p) {
+    case AC_PREDICT_V:
+        return (ac_reading){alpha, -sigma, sigma, alpha};
+    case AC_PREDICT_EPS:
+        return (ac_reading){1 / alpha, -sigma / alpha, 0, 1};
+    case AC_PREDICT_SAMPLE:
+    default:
+        return (ac_reading){0, 1, 1 / sigma, -alpha / sigma};
+    }
+}
+
+void ac_ddim_between(const ac_reading *r, double alpha1, double sigma1, double *of_x, double *of_out)
+{
+    *of_x = alpha1 * r->x0_x + sigma1 * r->eps_x;
+    *of_out = alpha1 * r->x0_out + sigma1 * r->eps_out;
+}
+
 /* ---------------------------------------------------------------------------------------------------- parsing */
 
 /* What diffusers' classes take for keys that the file does not have. The first row is that of every class not listed.

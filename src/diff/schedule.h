@@ -53,6 +53,14 @@ void ac_schedule_free(ac_schedule *sch); /* accepts NULL */
 /* Shares of signal and noise at time step t, 0 <= t < train_steps. */
 void ac_schedule_at(const ac_schedule *sch, int t, double *alpha, double *sigma);
 
+/* What a network's output means: x0 = x0_x x + x0_out out, eps = eps_x x + eps_out out, for x = alpha x0 + sigma eps. */
+typedef struct ac_reading {
+    double x0_x, x0_out, eps_x, eps_out;
+} ac_reading;
+ac_reading ac_reading_of(ac_prediction p, double alpha, double sigma);
+/* One step of DDIM without noise from there to (alpha1, sigma1): x1 = *of_x x + *of_out out. */
+void ac_ddim_between(const ac_reading *r, double alpha1, double sigma1, double *of_x, double *of_out);
+
 /* Index of a name, -1 when it is none. Prediction: "epsilon" "v_prediction" "sample", short "eps" "v". */
 int ac_sampler_by_name(const char *name);
 int ac_prediction_by_name(const char *name);

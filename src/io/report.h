@@ -48,7 +48,6 @@ typedef struct ac_eval_page {
     size_t n_facts;
     const char *const *cell;      /* of the table, rows x columns; the first row is its head */
     size_t rows, columns;
-    const char *notes;            /* below the table; NULL: none */
     const ac_report_chart *chart; /* of the columns of `curves`, over its column "step" */
     size_t n_charts;
     const struct ac_table *curves;

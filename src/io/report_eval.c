@@ -18,11 +18,6 @@ static void put_table(ac_str *s, const ac_eval_page *p)
         ac_str_add(s, "</tr>\n");
     }
     ac_str_add(s, "</table></div>\n");
-    if (p->notes) {
-        ac_str_add(s, "<p><small>");
-        ac_html_text(s, p->notes);
-        ac_str_add(s, "</small></p>\n");
-    }
 }
 
 int ac_eval_page_write(const char *path, const ac_eval_page *p, ac_diag *dg)

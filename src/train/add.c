@@ -158,14 +158,9 @@ typedef struct step {
     ac_id condition; /* of the heads [B,D]; AC_NONE */
 } step;
 
-static ac_id scalar(const step *s, ac_id x)
+static ac_id norm(ac_graph *g, ac_id x)
 {
-    return s->g->rc ? AC_POISON : ac_reshape(s->g, ac_sum(s->g, x, (1u << ac_shape_of(s->g, x)->n) - 1), ac_dims(1, 1));
-}
-
-static ac_id norm(const step *s, ac_id x)
-{
-    return ac_sqrt(s->g, scalar(s, ac_mul(s->g, x, x)));
+    return ac_sqrt(g, ac_sum_all(g, ac_mul(g, x, x)));
 }
 
 /* 0, with the gradient of x. */
@@ -255,12 +250,9 @@ static ac_id noise_free(const step *s, ac_id x)
 
 /* ---- distillation */
 
-/* Mean over samples of weight times the mean of d^2. */
-static ac_id weighted_square(const step *s, const char *weight, ac_id d)
+static ac_id weight(const step *s, const char *name)
 {
-    double n = s->g->rc ? 1 : (double)ac_count(ac_shape_of(s->g, d));
-
-    return ac_scale(s->g, scalar(s, ac_mul(s->g, per_sample(s, "%s", weight), ac_mul(s->g, d, d))), 1 / n, 0);
+    return ac_input(s->g, name, AC_F32, ac_dims(1, s->o->B));
 }
 
 /* In latents the gradient 2 c (x^ - target) / n is formed from the teacher's error in noise, which has no alpha below it. */
@@ -270,7 +262,7 @@ static ac_id from_residual(const step *s, ac_id x_hat, ac_id residual)
     double n = g->rc ? 1 : (double)ac_count(ac_shape_of(g, x_hat));
     ac_id slope = ac_scale(g, ac_mul(g, per_sample(s, "c.gradient"), residual), 2 / n, 0);
 
-    return ac_add(g, ac_stop(g, weighted_square(s, "c.value", residual)), gradient_of(g, scalar(s, ac_mul(g, ac_stop(g, slope), x_hat))));
+    return ac_add(g, ac_stop(g, ac_loss_mse(g, residual, ac_fill(g, latent(s), 0), weight(s, "c.value"))), gradient_of(g, ac_sum_all(g, ac_mul(g, ac_stop(g, slope), x_hat))));
 }
 
 /* `at`: the picture of x^, or x^ itself. */
@@ -290,7 +282,7 @@ static ac_id distillation(const step *s, ac_id x_hat, ac_id at)
         if (!s->o->pixels && s->o->teacher_steps == 1)
             return from_residual(s, x_hat, ac_sub(g, mixed(g, per_sample(s, "eps.x"), x_t, per_sample(s, "eps.out"), first), noise));
     }
-    return weighted_square(s, "c", ac_sub(g, at, ac_stop(g, s->o->pixels ? decode(s, target) : target)));
+    return ac_loss_mse(g, at, ac_stop(g, s->o->pixels ? decode(s, target) : target), weight(s, "c"));
 }
 
 /* ---- the discriminator */
@@ -348,11 +340,6 @@ static ac_id augmented(const step *s, ac_id image, const char *pass)
     return ac_diffaug(s->g, image, ac_input(s->g, color, AC_F32, ac_dims(2, s->o->B, 3)), ac_input(s->g, place, AC_I32, ac_dims(2, s->o->B, pixels)));
 }
 
-static ac_id unit_rows(ac_graph *g, ac_id x)
-{
-    return ac_div(g, x, ac_sqrt(g, ac_scale(g, ac_sum(g, ac_mul(g, x, x), 2), 1, 1e-12)));
-}
-
 /* What the heads see of pictures or latents x. *token (may be NULL): a picture's class token. */
 static void features(const step *s, ac_id x, const char *pass, ac_id out[AC_TAPS + 1], ac_id *token)
 {
@@ -371,8 +358,8 @@ static ac_id condition(const step *s, ac_id token)
 
     if (s->n->features.unet)
         token = ac_time_embed(g, ac_input(g, "ladd.t", AC_F32, ac_dims(1, s->o->B)), TIME, true, 0);
-    ac_id text = s->o->text_dim ? unit_rows(g, ac_input(g, "text", AC_F32, ac_dims(2, s->o->B, s->o->text_dim))) : AC_NONE;
-    ac_id image = s->o->image_condition || s->n->features.unet ? unit_rows(g, ac_stop(g, token)) : AC_NONE;
+    ac_id text = s->o->text_dim ? ac_unit_rows(g, ac_input(g, "text", AC_F32, ac_dims(2, s->o->B, s->o->text_dim))) : AC_NONE;
+    ac_id image = s->o->image_condition || s->n->features.unet ? ac_unit_rows(g, ac_stop(g, token)) : AC_NONE;
 
     return text == AC_NONE ? image : image == AC_NONE ? text : ac_concat(g, text, image, 1);
 }
@@ -390,19 +377,12 @@ static ac_id verdict(const step *s, const ac_id *features)
     return all;
 }
 
-static ac_id mean_of(const step *s, ac_id x)
-{
-    double n = s->g->rc ? 1 : (double)ac_count(ac_shape_of(s->g, x));
-
-    return ac_scale(s->g, scalar(s, x), 1 / n, 0);
-}
-
 /* Share of values above 0: those that leaky ReLU of slope 0 divided by themselves keeps. */
 static ac_id share_above(const step *s, ac_id x)
 {
     ac_id one = ac_fill(s->g, s->g->rc ? ac_dims(1, 1) : *ac_shape_of(s->g, x), 1);
 
-    return mean_of(s, ac_leaky_relu_bx(s->g, x, one, 0));
+    return ac_mean_all(s->g, ac_leaky_relu_bx(s->g, x, one, 0));
 }
 
 /* The heads' part: hinge of both verdicts, and the penalty on the slope of that on real pictures. */
@@ -412,13 +392,13 @@ static ac_id critic(const step *s, const ac_id *real, const ac_id *fake)
     int n = ac_feature_count(&s->n->features);
     ac_id on_fake = verdict(s, fake), on_real = verdict(s, real), slope[AC_TAPS + 1], hinge, r1 = AC_NONE;
 
-    ac_grad(g, scalar(s, on_real), AC_NONE, real, n, slope);
+    ac_grad(g, ac_sum_all(g, on_real), AC_NONE, real, n, slope);
     for (int k = 0; k < n; k++) {
-        ac_id square = scalar(s, ac_mul(g, slope[k], slope[k]));
+        ac_id square = ac_sum_all(g, ac_mul(g, slope[k], slope[k]));
         r1 = r1 == AC_NONE ? square : ac_add(g, r1, square);
     }
     r1 = ac_scale(g, r1, 1 / (double)s->o->B, 0);
-    hinge = ac_add(g, mean_of(s, ac_relu(g, ac_scale(g, on_real, -1, 1))), mean_of(s, ac_relu(g, ac_scale(g, on_fake, 1, 1))));
+    hinge = ac_scale(g, ac_loss_discriminator(g, on_real, on_fake), 2, 0);
     ac_set_output(g, "hinge", hinge);
     ac_set_output(g, "r1", r1);
     ac_set_output(g, "real_above", share_above(s, on_real));
@@ -435,7 +415,7 @@ static ac_id distance(const step *s, const ac_id *real, const ac_id *fake)
 
     for (int k = 0; k < n; k++) {
         ac_id to = ac_sum(g, real[k], 3), by = ac_sub(g, ac_sum(g, fake[k], 3), to);
-        ac_id d = ac_div(g, scalar(s, ac_mul(g, by, by)), scalar(s, ac_mul(g, to, to)));
+        ac_id d = ac_div(g, ac_sum_all(g, ac_mul(g, by, by)), ac_sum_all(g, ac_mul(g, to, to)));
         sum = sum == AC_NONE ? d : ac_add(g, sum, d);
     }
     return ac_scale(g, sum, 1 / (double)n, 0);
@@ -457,10 +437,10 @@ static ac_id adversaries(step *s, ac_id at)
     if (s->o->augment || f->unet)
         features(s, truth, "real", real, NULL);
     features(s, seen, "made", made, NULL);
-    adv = ac_scale(g, mean_of(s, verdict(s, made)), -1, 0);
+    adv = ac_loss_generator(g, verdict(s, made));
     ac_grad(g, adv, AC_NONE, &moved, 1, &slope);
     slope = ac_scale(g, slope, s->o->adversary_weight, 0);
-    follow = scalar(s, ac_mul(g, ac_stop(g, slope), at));
+    follow = ac_sum_all(g, ac_mul(g, ac_stop(g, slope), at));
     if (s->o->augment)
         features(s, seen, "fake", fake, NULL);
     for (int k = 0; k < ac_feature_count(f); k++) {
@@ -468,7 +448,7 @@ static ac_id adversaries(step *s, ac_id at)
         real[k] = ac_stop(g, real[k]);
     }
     ac_set_output(g, "adv", adv);
-    ac_set_output(g, "adv_slope", norm(s, slope));
+    ac_set_output(g, "adv_slope", norm(g, slope));
     ac_set_output(g, "feature_distance", distance(s, real, fake));
     follow = ac_add(g, ac_stop(g, ac_scale(g, adv, s->o->adversary_weight, 0)), gradient_of(g, follow));
     return ac_add(g, follow, gradient_of(g, critic(s, real, fake)));
@@ -489,7 +469,7 @@ ac_id ac_add_loss(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o)
         ac_set_output(g, "distill", d);
         d = ac_scale(g, d, o->lambda, 0);
         ac_grad(g, d, AC_NONE, &at, 1, &slope);
-        ac_set_output(g, "distill_slope", norm(&s, slope));
+        ac_set_output(g, "distill_slope", norm(g, slope));
         sum = sum == AC_NONE ? d : ac_add(g, sum, d);
     }
     return sum;

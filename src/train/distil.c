@@ -5,11 +5,6 @@
 
 #include "diff/loss.h"
 
-static ac_id scalar(ac_graph *g, ac_id x)
-{
-    return g->rc ? AC_POISON : ac_reshape(g, ac_sum(g, x, (1u << ac_shape_of(g, x)->n) - 1), ac_dims(1, 1));
-}
-
 static ac_id times(ac_graph *g, const char *name, int B)
 {
     return ac_input(g, name, AC_F32, ac_dims(1, B));
@@ -19,23 +14,22 @@ static ac_id times(ac_graph *g, const char *name, int B)
 
 const char *const ac_lcm_names[AC_LCM_VALUES] = {"s", "s.x", "s.out", "w", "next.x", "next.out", "t", "t.x", "t.out"};
 
-ac_id ac_lcm_loss(ac_graph *g, const ac_lcm_opts *o, const ac_denoiser *student, const ac_denoiser *target, const ac_denoiser *teacher)
+ac_id ac_lcm_loss(ac_graph *g, int B, ac_shape latent, double huber, const ac_denoiser *student, const ac_denoiser *target, const ac_denoiser *teacher)
 {
-    const double n = (double)ac_count(&o->latent);
-    ac_id x = ac_input(g, "x", AC_F32, o->latent), s = times(g, "s", o->B), w = ac_each_input(g, "w", o->B), d, out, null, next;
+    ac_id x = ac_input(g, "x", AC_F32, latent), s = times(g, "s", B), w = ac_each_input(g, "w", B), f, out, null, next, d;
 
-    d = ac_each_mix(g, o->B, "s.x", x, "s.out", student->fn(student->user, x, s, false));
+    f = ac_each_mix(g, B, "s.x", x, "s.out", student->fn(student->user, x, s, false));
     out = teacher->fn(teacher->user, x, s, false);
     null = teacher->fn(teacher->user, x, s, true);
     out = ac_add(g, null, ac_mul(g, w, ac_sub(g, out, null)));
-    next = ac_stop(g, ac_each_mix(g, o->B, "next.x", x, "next.out", out));
+    next = ac_stop(g, ac_each_mix(g, B, "next.x", x, "next.out", out));
     ac_set_output(g, "x_next", next);
-    out = target->fn(target->user, next, times(g, "t", o->B), false);
-    d = ac_sub(g, d, ac_stop(g, ac_each_mix(g, o->B, "t.x", next, "t.out", out)));
-    d = ac_mul(g, d, d);
-    if (o->huber > 0)
-        d = ac_scale(g, ac_sqrt(g, ac_scale(g, d, 1, o->huber * o->huber)), 1, -o->huber);
-    return ac_scale(g, scalar(g, d), 1 / n, 0);
+    out = target->fn(target->user, next, times(g, "t", B), false);
+    out = ac_stop(g, ac_each_mix(g, B, "t.x", next, "t.out", out));
+    if (huber <= 0)
+        return ac_loss_mse(g, f, out, AC_NONE);
+    d = ac_sub(g, f, out);
+    return ac_mean_all(g, ac_scale(g, ac_sqrt(g, ac_scale(g, ac_mul(g, d, d), 1, huber * huber)), 1, -huber));
 }
 
 /* Near the picture f must be x itself: the scalings of consistency models, for data of deviation 0.5. */
@@ -91,14 +85,13 @@ static ac_id guided(ac_graph *g, double guidance, const ac_denoiser *net, ac_id 
 
 ac_id ac_progressive_loss(ac_graph *g, int B, ac_shape latent, double guidance, const ac_denoiser *student, const ac_denoiser *teacher)
 {
-    ac_id x = ac_input(g, "x", AC_F32, latent), s = times(g, "s", B), end, d;
+    ac_id x = ac_input(g, "x", AC_F32, latent), s = times(g, "s", B), end;
 
     end = ac_each_mix(g, B, "mid.x", x, "mid.out", guided(g, guidance, teacher, x, s));
     end = ac_each_mix(g, B, "end.x", end, "end.out", guided(g, guidance, teacher, end, times(g, "mid", B)));
     end = ac_stop(g, ac_each_mix(g, B, "to.end", end, "to.x", x));
     ac_set_output(g, "x_tilde", end);
-    d = ac_sub(g, ac_each_mix(g, B, "s.x", x, "s.out", student->fn(student->user, x, s, false)), end);
-    return ac_scale(g, scalar(g, ac_mul(g, ac_each_input(g, "weight", B), ac_mul(g, d, d))), 1 / (double)ac_count(&latent), 0);
+    return ac_loss_mse(g, ac_each_mix(g, B, "s.x", x, "s.out", student->fn(student->user, x, s, false)), end, times(g, "weight", B));
 }
 
 /* (alpha, sigma) at the end of part k of `parts`, counted from the picture, which is part 0's beginning; *at: its index, -1 there. */

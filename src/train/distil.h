@@ -15,12 +15,7 @@ typedef struct ac_denoiser {
  * behind it:
  *     f(x, t) = c_skip(t) x + c_out(t) x0(x, t)     mean over elements of sqrt(d^2 + huber^2) - huber, d = f_student - stop(f_target)
  * huber 0: mean of d^2. Inputs: x [B,h,w,C]; of each sample those of ac_lcm_names. Output "x_next". */
-typedef struct ac_lcm_opts {
-    int B;
-    ac_shape latent;
-    double huber;
-} ac_lcm_opts;
-ac_id ac_lcm_loss(ac_graph *g, const ac_lcm_opts *o, const ac_denoiser *student, const ac_denoiser *target, const ac_denoiser *teacher);
+ac_id ac_lcm_loss(ac_graph *g, int B, ac_shape latent, double huber, const ac_denoiser *student, const ac_denoiser *target, const ac_denoiser *teacher);
 enum { AC_LCM_S, AC_LCM_S_X, AC_LCM_S_OUT, AC_LCM_W, AC_LCM_NEXT_X, AC_LCM_NEXT_OUT, AC_LCM_T, AC_LCM_T_X, AC_LCM_T_OUT, AC_LCM_VALUES };
 extern const char *const ac_lcm_names[AC_LCM_VALUES];
 /* Sample i, at step k = 0 .. steps-1 of DDIM's (k = 0 ends near the picture), guidance w (1: none); *s: the student's time step. */

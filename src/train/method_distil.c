@@ -128,12 +128,12 @@ static int open_lcm(ac_training *r)
 static ac_id lcm_loss(ac_training *r, ac_graph *g, int B)
 {
     distil *m = r->method;
-    ac_lcm_opts o = {.B = B, .latent = ac_dims(4, B, m->s.h, m->s.w, m->s.C), .huber = r->cfg->distillation.huber_c};
     ac_weights w;
     network student = {m, ac_train_net(r, g, STUDENT, &w), false}, target = student, teacher = {m, ac_student_teacher(&m->s, g), false};
 
     target.averages = r->cfg->distillation.lcm_target == AC_TARGET_AVERAGE && r->cfg->optimizer.ema_decay > 0;
-    return ac_lcm_loss(g, &o, &(ac_denoiser){output_of, &student}, &(ac_denoiser){output_of, &target}, &(ac_denoiser){output_of, &teacher});
+    return ac_lcm_loss(g, B, ac_dims(4, B, m->s.h, m->s.w, m->s.C), r->cfg->distillation.huber_c, &(ac_denoiser){output_of, &student},
+                       &(ac_denoiser){output_of, &target}, &(ac_denoiser){output_of, &teacher});
 }
 
 static int lcm_feed(ac_training *r, ac_exec *x, const ac_batch *b)

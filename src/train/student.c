@@ -49,25 +49,6 @@ ac_id ac_each_mix(ac_graph *g, int B, const char *a, ac_id x, const char *b, ac_
     return ac_add(g, ac_mul(g, ac_each_input(g, a, B), x), ac_mul(g, ac_each_input(g, b, B), y));
 }
 
-ac_reading ac_reading_of(ac_prediction p, double alpha, double sigma)
-{
-    switch (p) {
-    case AC_PREDICT_V:
-        return (ac_reading){alpha, -sigma, sigma, alpha};
-    case AC_PREDICT_EPS:
-        return (ac_reading){1 / alpha, -sigma / alpha, 0, 1};
-    case AC_PREDICT_SAMPLE:
-    default:
-        return (ac_reading){0, 1, 1 / sigma, -alpha / sigma};
-    }
-}
-
-void ac_ddim_between(const ac_reading *r, double alpha1, double sigma1, double *of_x, double *of_out)
-{
-    *of_x = alpha1 * r->x0_x + sigma1 * r->eps_x;
-    *of_out = alpha1 * r->x0_out + sigma1 * r->eps_out;
-}
-
 /* ------------------------------------------------------------------------------------------ opening */
 
 static int check_parts(const ac_training *r)

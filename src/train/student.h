@@ -20,14 +20,6 @@ ac_id ac_each_input(ac_graph *g, const char *name, int B);
 /* a x + b y with such inputs. */
 ac_id ac_each_mix(ac_graph *g, int B, const char *a, ac_id x, const char *b, ac_id y);
 
-/* What a network's output means: x0 = x0_x x + x0_out out, eps = eps_x x + eps_out out, for x = alpha x0 + sigma eps. */
-typedef struct ac_reading {
-    double x0_x, x0_out, eps_x, eps_out;
-} ac_reading;
-ac_reading ac_reading_of(ac_prediction p, double alpha, double sigma);
-/* One step of DDIM without noise from there to (alpha1, sigma1): x1 = *of_x x + *of_out out. */
-void ac_ddim_between(const ac_reading *r, double alpha1, double sigma1, double *of_x, double *of_out);
-
 typedef struct ac_student {
     ac_training *r;
     ac_schedule *student, *teacher;
