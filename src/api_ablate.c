@@ -6,19 +6,8 @@
 #include "api_internal.h"
 #include "base/file.h"
 #include "eval/ablation.h"
+#include "eval/eval.h"
 #include "io/folder.h"
-
-/* Measures that are averaged: their places in addcl_eval_row. */
-static const struct {
-    const char *name, *head;
-    size_t at;
-    double factor;
-    int digits;
-} measures[] = {{"fid", "FID", offsetof(addcl_eval_row, fid), 1, 2},
-                {"kid", "KID x 1000", offsetof(addcl_eval_row, kid), 1000, 3},
-                {"precision", "precision", offsetof(addcl_eval_row, precision), 1, 3},
-                {"recall", "recall", offsetof(addcl_eval_row, recall), 1, 3},
-                {"clip_score", "CLIP score", offsetof(addcl_eval_row, clip_score), 1, 4}};
 
 struct addcl_ablation {
     AC_VEC(addcl_ablate_row) rows; /* texts borrowed from the plan */
@@ -30,17 +19,11 @@ typedef struct job {
     const addcl_ablate_opts *o;
     addcl_ablation *a;
     char *folder;        /* of the row and seed in work */
-    char **prompts;
-    size_t n_prompts;
+    ac_lines prompts;
     addcl_model *model;  /* that is sampled */
     addcl_sample_opts sample;
     addcl_sample_result made;
 } job;
-
-static double *measure(addcl_eval_row *r, size_t k)
-{
-    return (double *)((char *)r + measures[k].at);
-}
 
 /* ------------------------------------------------------------------------------------------ one row, one seed */
 
@@ -97,7 +80,7 @@ static int sample(job *j)
     AC_TRY(ac_folder_make(pictures, &j->ctx->dg));
     m.path = model;
     AC_TRY(addcl_model_load(j->ctx, &m, &j->model));
-    j->sample = (addcl_sample_opts){.prompts = (const char *const *)j->prompts, .n_prompts = j->n_prompts, .count = (int)p->images,
+    j->sample = (addcl_sample_opts){.prompts = (const char *const *)j->prompts.p, .n_prompts = j->prompts.n, .count = (int)p->images,
                                     .batch_size = (int)p->batch_size, .steps = (int)p->steps, .cfg_scale = p->guidance, .seed = p->image_seed,
                                     .sampler = p->sampler, .on_image = save_picture, .user = j};
     AC_TRY(addcl_sample_plan(j->model, &j->sample, &j->made, NULL));
@@ -149,9 +132,9 @@ static int read_result(job *j, addcl_eval_row *r, bool *done)
     row = json_array_get(json_object_get(all, "rows"), 1); /* behind the reference */
     *done = json_is_object(row);
     r->pictures = (size_t)json_integer_value(json_object_get(row, "pictures"));
-    for (size_t k = 0; k < AC_LEN(measures); k++) {
-        json_t *v = json_object_get(row, measures[k].name);
-        *measure(r, k) = json_is_number(v) ? json_number_value(v) : NAN;
+    for (int k = 0; k < AC_MEASURES; k++) {
+        json_t *v = json_object_get(row, ac_eval_measures[k].name);
+        *ac_eval_value(r, k) = json_is_number(v) ? json_number_value(v) : NAN;
     }
     json_decref(all);
     free(path);
@@ -184,31 +167,33 @@ out:
 
 /* ------------------------------------------------------------------------------------------ the tables */
 
+enum { SHOWN = 5 }; /* measures of a table: those of generated pictures */
+
 /* Mean and standard deviation over n results. */
 static void average(addcl_eval_row *result, size_t n, addcl_ablate_row *row)
 {
     row->seeds = (int)n;
     row->mean = result[0];
     row->spread = result[0];
-    for (size_t k = 0; k < AC_LEN(measures); k++) {
+    for (int k = 0; k < AC_MEASURES; k++) {
         double sum = 0, square = 0, mean;
         for (size_t i = 0; i < n; i++)
-            sum += *measure(&result[i], k);
+            sum += *ac_eval_value(&result[i], k);
         mean = sum / (double)n;
         for (size_t i = 0; i < n; i++)
-            square += (*measure(&result[i], k) - mean) * (*measure(&result[i], k) - mean);
-        *measure(&row->mean, k) = mean;
-        *measure(&row->spread, k) = n > 1 ? sqrt(square / (double)(n - 1)) : NAN;
+            square += (*ac_eval_value(&result[i], k) - mean) * (*ac_eval_value(&result[i], k) - mean);
+        *ac_eval_value(&row->mean, k) = mean;
+        *ac_eval_value(&row->spread, k) = n > 1 ? sqrt(square / (double)(n - 1)) : NAN;
     }
 }
 
 static void put_table_head(ac_str *s, const char *table)
 {
     ac_str_addf(s, "\n## %s\n\n| row | seeds |", table);
-    for (size_t k = 0; k < AC_LEN(measures); k++)
-        ac_str_addf(s, " %s |", measures[k].head);
+    for (int k = 0; k < SHOWN; k++)
+        ac_str_addf(s, " %s |", ac_eval_measures[k].head);
     ac_str_add(s, "\n|---|---|");
-    for (size_t k = 0; k < AC_LEN(measures); k++)
+    for (int k = 0; k < SHOWN; k++)
         ac_str_add(s, "---|");
     ac_str_add(s, "\n");
 }
@@ -216,14 +201,10 @@ static void put_table_head(ac_str *s, const char *table)
 static void put_row(ac_str *s, addcl_ablate_row *row)
 {
     ac_str_addf(s, "| %s | %d |", row->name, row->seeds);
-    for (size_t k = 0; k < AC_LEN(measures); k++) {
-        double mean = *measure(&row->mean, k) * measures[k].factor, spread = *measure(&row->spread, k) * measures[k].factor;
-        char cell[96] = "", around[48] = "";
-        if (isfinite(mean)) {
-            snprintf(cell, sizeof cell, "%.*f", measures[k].digits, mean);
-            snprintf(around, sizeof around, "%.*f", measures[k].digits, spread);
-        }
-        ac_str_addf(s, " %s%s%s |", cell, isfinite(mean) && isfinite(spread) ? " \302\261 " : "", isfinite(mean) && isfinite(spread) ? around : "");
+    for (int k = 0; k < SHOWN; k++) {
+        char cell[96];
+        ac_eval_cell(k, *ac_eval_value(&row->mean, k), *ac_eval_value(&row->spread, k), cell, sizeof cell);
+        ac_str_addf(s, " %s |", cell);
     }
     ac_str_add(s, "\n");
 }
@@ -246,15 +227,6 @@ static int save_markdown(const job *j)
     return rc;
 }
 
-static json_t *numbers(addcl_eval_row *r)
-{
-    json_t *o = json_object();
-
-    for (size_t k = 0; k < AC_LEN(measures); k++)
-        json_object_set_new(o, measures[k].name, isfinite(*measure(r, k)) ? json_real(*measure(r, k)) : json_null());
-    return o;
-}
-
 static int save_json(const job *j)
 {
     addcl_ablation *a = j->a;
@@ -264,7 +236,7 @@ static int save_json(const job *j)
 
     for (size_t i = 0; i < a->rows.n; i++)
         json_array_append_new(rows, json_pack("{s:s, s:s, s:i, s:o, s:o}", "table", a->rows.p[i].table, "row", a->rows.p[i].name, "seeds", a->rows.p[i].seeds,
-                                              "mean", numbers(&a->rows.p[i].mean), "spread", numbers(&a->rows.p[i].spread)));
+                                              "mean", ac_eval_json(&a->rows.p[i].mean), "spread", ac_eval_json(&a->rows.p[i].spread)));
     text = rows ? json_dumps(rows, JSON_INDENT(2)) : NULL;
     rc = text ? ac_file_save_text(a->plan.output_dir, "ablation.json", text, &j->ctx->dg) : ac_nomem(&j->ctx->dg, 1);
     free(text);
@@ -273,29 +245,6 @@ static int save_json(const job *j)
 }
 
 /* ------------------------------------------------------------------------------------------ all of it */
-
-static int read_prompts(job *j)
-{
-    char *text = NULL, *save = NULL;
-    size_t n;
-    int rc;
-
-    AC_TRY(ac_file_read(j->a->plan.prompts_file, (size_t)1 << 26, &j->ctx->dg, &text, &n));
-    if (!(j->prompts = ac_calloc(n / 2 + 1, sizeof *j->prompts))) {
-        rc = ac_nomem(&j->ctx->dg, n * sizeof *j->prompts);
-        goto out;
-    }
-    for (char *line = strtok_r(text, "\r\n", &save); line; line = strtok_r(NULL, "\r\n", &save))
-        if (!(j->prompts[j->n_prompts++] = ac_strdup(line))) {
-            rc = ac_nomem(&j->ctx->dg, strlen(line));
-            goto out;
-        }
-    if (!j->n_prompts)
-        rc = ac_fail(&j->ctx->dg, ADDCL_E_FORMAT, "%s has no prompts", j->a->plan.prompts_file);
-out:
-    free(text);
-    return rc;
-}
 
 static int run_row(job *j, const ac_ablation_row *row)
 {
@@ -332,13 +281,11 @@ int addcl_ablate(addcl_ctx *ctx, const char *ini, const addcl_ablate_opts *opts,
         return ac_nomem(&ctx->dg, sizeof *j.a);
     AC_TRY(ac_need_device(ctx));
     AC_TRY(ac_ablation_read(ini, &ctx->dg, &j.a->plan));
-    AC_TRY(read_prompts(&j));
+    AC_TRY(ac_prompts_read(j.a->plan.prompts_file, &ctx->dg, &j.prompts));
     for (size_t i = 0; i < j.a->plan.rows.n; i++)
         AC_TRY(run_row(&j, &j.a->plan.rows.p[i]));
 out:
-    while (j.n_prompts)
-        free(j.prompts[--j.n_prompts]);
-    free(j.prompts);
+    ac_lines_free(&j.prompts);
     return rc;
 }
 

@@ -13,15 +13,16 @@
 
 enum { SHEET = 32, SHEET_COLUMNS = 8 }; /* pictures of a sheet */
 
-/* Captions of the pictures on a sheet, as far as they have any. */
-typedef struct captions {
-    char *text[SHEET]; /* owned */
-    size_t n;
-} captions;
+/* What a row points to. */
+typedef struct owned {
+    char *name;
+    double *spectrum;
+    ac_lines captions; /* of the pictures on the row's sheet, as far as they have any */
+} owned;
 
 struct addcl_evaluation {
     AC_VEC(addcl_eval_row) rows;
-    AC_VEC(captions) captions; /* of each row's sheet */
+    AC_VEC(owned) owned; /* of each */
 };
 
 /* A model that encodes and decodes pictures. */
@@ -35,11 +36,10 @@ typedef struct mirror {
 typedef struct measured {
     ac_feature_set features;
     float *rows; /* of features */
-    double cosines, errors, psnr, ssim;
+    double cosines, psnr, ssim;
     size_t n_cosines, n_pairs;
-    double *spectrum;
     float *sheet; /* the first pictures */
-    captions captions;
+    owned owned;  /* until a row takes it over */
 } measured;
 
 typedef struct eval {
@@ -54,10 +54,11 @@ typedef struct eval {
     addcl_evaluation *out;
 } eval;
 
-static void forget(captions *c)
+static void owned_free(owned *o)
 {
-    while (c->n)
-        free(c->text[--c->n]);
+    free(o->name);
+    free(o->spectrum);
+    ac_lines_free(&o->captions);
 }
 
 /* ------------------------------------------------------------------------------------------ a batch */
@@ -120,7 +121,7 @@ static int add_spectra(const eval *e, const batch *b, measured *m)
     for (size_t i = 0; i < b->n; i++) {
         AC_TRY(ac_rings(b->power + i * pixels, e->side, e->side, e->dg, ring));
         for (int r = 0; r < e->rings; r++)
-            m->spectrum[r] += ring[r];
+            m->owned.spectrum[r] += ring[r];
     }
 out:
     free(ring);
@@ -162,18 +163,19 @@ out:
     return rc;
 }
 
-static void keep_sheet(const eval *e, batch *b, size_t first, measured *m)
+static int keep_sheet(const eval *e, const batch *b, size_t first, measured *m)
 {
     size_t values = (size_t)e->side * (size_t)e->side * 3;
+    int rc = 0;
 
     for (size_t i = 0; i < b->n && first + i < SHEET; i++) {
         for (size_t k = 0; k < values; k++)
             m->sheet[(first + i) * values + k] = b->rgb[i * values + k] / 127.5f - 1;
-        if (b->caption[i] && m->captions.n == first + i) {
-            m->captions.text[m->captions.n++] = b->caption[i];
-            b->caption[i] = NULL;
-        }
+        if (b->caption[i] && m->owned.captions.n == first + i)
+            AC_TRY(ac_lines_add(&m->owned.captions, b->caption[i], strlen(b->caption[i]), e->dg));
     }
+out:
+    return rc;
 }
 
 /* Pictures through the autoencoder, in place. */
@@ -232,9 +234,8 @@ out:
 static void measured_free(measured *m)
 {
     free(m->rows);
-    free(m->spectrum);
     free(m->sheet);
-    forget(&m->captions);
+    owned_free(&m->owned);
     *m = (measured){0};
 }
 
@@ -243,10 +244,10 @@ static int measured_open(const eval *e, size_t n, measured *m)
     size_t d = AC_MAX(e->features.d, (size_t)1);
 
     *m = (measured){.rows = ac_calloc(n * d, sizeof(float)),
-                    .spectrum = ac_calloc((size_t)e->rings, sizeof(double)),
+                    .owned.spectrum = ac_calloc((size_t)e->rings, sizeof(double)),
                     .sheet = ac_calloc((size_t)SHEET * (size_t)e->side * (size_t)e->side * 3, sizeof(float))};
     m->features = (ac_feature_set){m->rows, n, d};
-    return m->rows && m->spectrum && m->sheet ? 0 : ac_nomem(e->dg, n * d * sizeof(float));
+    return m->rows && m->owned.spectrum && m->sheet ? 0 : ac_nomem(e->dg, n * d * sizeof(float));
 }
 
 /* All of a set. paired: beside the reference. */
@@ -268,12 +269,12 @@ static int measure(eval *e, const char *name, const ac_eval_set *s, mirror *v, b
             AC_TRY(add_pairs(e, &b, m));
         if (e->spectra)
             AC_TRY(add_spectra(e, &b, m));
-        keep_sheet(e, &b, first, m);
+        AC_TRY(keep_sheet(e, &b, first, m));
         forget_captions(&b);
         AC_TRY(ac_progress(e->ctx, name, (int64_t)(first + b.n), (int64_t)s->n, ac_now() - start, 0, 1));
     }
     for (int r = 0; r < e->rings; r++)
-        m->spectrum[r] /= (double)s->n;
+        m->owned.spectrum[r] /= (double)s->n;
 out:
     batch_free(&b);
     return rc;
@@ -321,16 +322,14 @@ static int add_row(eval *e, const char *name, size_t n, bool against, measured *
 
     AC_TRY(score(e, m, against, &row));
     AC_TRY(save_sheet(e, m, n));
-    row.name = ac_strdup(name);
-    if (!row.name || !AC_RESERVE(&e->out->captions, e->out->rows.n + 1) || !AC_PUSH(&e->out->rows, row)) {
-        free((char *)(uintptr_t)row.name);
+    row.name = m->owned.name = ac_strdup(name);
+    row.spectrum = m->owned.spectrum;
+    if (!row.name || !AC_RESERVE(&e->out->owned, e->out->rows.n + 1) || !AC_PUSH(&e->out->rows, row)) {
         rc = ac_nomem(e->dg, strlen(name) + 1);
         goto out;
     }
-    e->out->rows.p[e->out->rows.n - 1].spectrum = m->spectrum;
-    m->spectrum = NULL;
-    e->out->captions.p[e->out->captions.n++] = m->captions;
-    m->captions.n = 0;
+    e->out->owned.p[e->out->owned.n++] = m->owned;
+    m->owned = (owned){0};
 out:
     return rc;
 }
@@ -433,21 +432,16 @@ out:
 
 /* ------------------------------------------------------------------------------------------ what is written */
 
-/* JSON has no NaN: null. */
-static json_t *number(double x)
+static json_t *row_json(addcl_eval_row *r)
 {
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
-static json_t *row_json(const addcl_eval_row *r)
-{
-    json_t *spectrum = json_array();
+    json_t *o = ac_eval_json(r), *spectrum = json_array();
 
     for (int k = 0; k < r->rings; k++)
         json_array_append_new(spectrum, json_real(r->spectrum[k]));
-    return json_pack("{s:s, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "set", r->name, "pictures", (json_int_t)r->pictures, "fid", number(r->fid),
-                     "kid", number(r->kid), "kid_deviation", number(r->kid_deviation), "precision", number(r->precision), "recall",
-                     number(r->recall), "clip_score", number(r->clip_score), "psnr", number(r->psnr), "ssim", number(r->ssim), "spectrum", spectrum);
+    json_object_set_new(o, "spectrum", spectrum);
+    json_object_set_new(o, "set", json_string(r->name));
+    json_object_set_new(o, "pictures", json_integer((json_int_t)r->pictures));
+    return o;
 }
 
 static int save_json(const eval *e)
@@ -468,22 +462,22 @@ static int save_json(const eval *e)
     return rc;
 }
 
-enum { COLUMNS = 9, CURVES = AC_CHART_SERIES - 1 };
+enum { MEASURED = 2, COLUMNS = MEASURED + AC_MEASURES - 1, CURVES = AC_CHART_SERIES - 1 }; /* name, number, measures */
 
-/* The table's cell in new memory. */
-static char *cell(const addcl_eval_row *r, int column)
+/* The table's cell in new memory; r NULL: of its head. */
+static char *cell(addcl_eval_row *r, int column)
 {
-    const double v[COLUMNS] = {0, 0, r->fid, r->kid * 1e3, r->precision, r->recall, r->clip_score, r->psnr, r->ssim};
+    int k = column - MEASURED;
+    char text[96];
 
+    if (!r)
+        return ac_strdup(column == 0 ? "set" : column == 1 ? "pictures" : ac_eval_measures[k].head);
     if (column == 0)
         return ac_strdup(r->name);
     if (column == 1)
         return ac_printf("%zu", r->pictures);
-    if (isnan(v[column]))
-        return ac_strdup("");
-    if (column == 3)
-        return ac_printf("%.3f \302\261 %.3f", v[3], r->kid_deviation * 1e3);
-    return ac_printf(column == 2 || column == 7 ? "%.2f" : "%.4f", v[column]);
+    ac_eval_cell(k, *ac_eval_value(r, k), !strcmp(ac_eval_measures[k].name, "kid") ? r->kid_deviation : NAN, text, sizeof text);
+    return ac_strdup(text);
 }
 
 /* Spectra as curves over waves a side: column 0 "step", then a set each. The mean brightness (0 waves) is left out. */
@@ -524,7 +518,6 @@ static size_t make_charts(const eval *e, const char *const *name, const ac_table
 
 static int save_page(const eval *e)
 {
-    static const char *const head[COLUMNS] = {"set", "pictures", "FID", "KID x 1000", "precision", "recall", "CLIP score", "PSNR dB", "SSIM"};
     const addcl_eval_opts *o = e->o;
     size_t n = e->out->rows.n, cells = (n + 1) * COLUMNS;
     char **text = ac_calloc(cells + n, sizeof *text), side[32], seed[48], *path = ac_path_join(o->output, "eval.html");
@@ -545,13 +538,13 @@ static int save_page(const eval *e)
     snprintf(side, sizeof side, "%d x %d pixels", e->side, e->side);
     snprintf(seed, sizeof seed, "%lld", (long long)o->seed);
     for (size_t i = 0; i < cells; i++)
-        if (!(text[i] = i < COLUMNS ? ac_strdup(head[i]) : cell(&e->out->rows.p[i / COLUMNS - 1], (int)(i % COLUMNS))))
+        if (!(text[i] = cell(i < COLUMNS ? NULL : &e->out->rows.p[i / COLUMNS - 1], (int)(i % COLUMNS))))
             AC_TRY(ac_nomem(e->dg, 64));
     for (size_t i = 0; i < n; i++) {
         if (!(text[cells + i] = ac_printf("%s/sheet-%zu.png", o->output, i)))
             AC_TRY(ac_nomem(e->dg, 64));
-        sheet[i] = (ac_eval_sheet){.heading = e->out->rows.p[i].name, .path = text[cells + i], .caption = (const char *const *)e->out->captions.p[i].text,
-                                   .n_captions = e->out->captions.p[i].n};
+        sheet[i] = (ac_eval_sheet){.heading = e->out->rows.p[i].name, .path = text[cells + i], .caption = (const char *const *)e->out->owned.p[i].captions.p,
+                                   .n_captions = e->out->owned.p[i].captions.n};
     }
     if (e->spectra)
         AC_TRY(make_curves(e, name, &curves));
@@ -700,13 +693,9 @@ void addcl_evaluation_free(addcl_evaluation *e)
 {
     if (!e)
         return;
-    for (size_t i = 0; i < e->rows.n; i++) {
-        free((char *)(uintptr_t)e->rows.p[i].name);
-        free((double *)(uintptr_t)e->rows.p[i].spectrum);
-    }
-    for (size_t i = 0; i < e->captions.n; i++)
-        forget(&e->captions.p[i]);
+    for (size_t i = 0; i < e->owned.n; i++)
+        owned_free(&e->owned.p[i]);
     free(e->rows.p);
-    free(e->captions.p);
+    free(e->owned.p);
     free(e);
 }

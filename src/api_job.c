@@ -59,7 +59,7 @@ static int collect_texts(ac_job *r)
 static int encode(ac_job *r, int e, size_t k, ac_exec *x, int at)
 {
     const addcl_model *m = r->m;
-    int T = m->clip[0].positions, width = m->clip[e].width, context = m->unet.context, n;
+    int T = m->clip[0].positions, width = m->clip[e].width, context = m->unet.context;
     ac_text *t = &r->text[k];
     float *states = NULL;
     int32_t ids[1024], eos;
@@ -68,10 +68,9 @@ static int encode(ac_job *r, int e, size_t k, ac_exec *x, int at)
 
     if (T > (int)AC_LEN(ids))
         return ac_fail(&r->ctx->dg, ADDCL_E_UNSUPPORTED, "a text encoder of %d positions", T);
-    AC_TRY(ac_bpe_encode(m->bpe[e], r->texts[k], T, ids, &n, &kept, &r->ctx->dg));
+    AC_TRY(ac_bpe_row(m->bpe[e], r->texts[k], T, m->pad[e], ids, &kept, &r->ctx->dg));
     if (e == 0 && kept < strlen(r->texts[k]))
         ac_note(&r->ctx->dg, ADDCL_LOG_WARN, "the prompt is longer than %d tokens; dropped: \"%s\"", T - 2, r->texts[k] + kept);
-    ac_bpe_fill(ids, n, T, m->pad[e]);
     eos = ac_clip_eos(&m->clip[e], ids, T);
     if (!(states = ac_calloc((size_t)T * (size_t)width, sizeof *states))) {
         rc = ac_nomem(&r->ctx->dg, (size_t)T * (size_t)width * sizeof *states);

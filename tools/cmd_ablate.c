@@ -71,15 +71,18 @@ static void print_tables(const addcl_ablate_row *r, size_t n)
     }
 }
 
-static int ablate(tool *t, const cmd_line *l, const ablate_args *a)
+static int ablate(tool *t, const cmd_line *l, const void *args)
 {
+    const ablate_args *a = args;
     const addcl_ablate_opts o = {.report = on_report, .stop = on_stop, .user = t};
     addcl_ablation *all = NULL;
     const addcl_ablate_row *row;
     size_t n;
-    int code = tool_open_device(t, a->common.device), rc;
+    int code, rc;
 
-    if (code != TOOL_OK)
+    if (l->n_operands == 0)
+        return usage_error(&cmd_ablate, "no INI file");
+    if ((code = tool_open_device(t, a->common.device)) != TOOL_OK)
         return code;
     rc = addcl_ablate(t->ctx, l->operands[0], &o, &all);
     report_clear(&t->report);
@@ -96,21 +99,8 @@ static int ablate(tool *t, const cmd_line *l, const ablate_args *a)
 static int run(int argc, char **argv)
 {
     ablate_args a = {0};
-    tool t = {0};
-    cmd_line o;
-    int code;
 
-    if (opts_parse(&o, &cmd_ablate, argc, argv, &a, &code)) {
-        if (o.n_operands == 0)
-            code = usage_error(&cmd_ablate, "no INI file");
-        else if ((code = tool_open(&t, &a.common)) == TOOL_OK) {
-            catch_signals();
-            code = ablate(&t, &o, &a);
-        }
-        tool_close(&t);
-    }
-    opts_free(&o);
-    return code;
+    return tool_run(&cmd_ablate, argc, argv, &a, &a.common, ablate);
 }
 
 const cmd_def cmd_ablate = {

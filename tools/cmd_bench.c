@@ -72,8 +72,9 @@ static int on_case(void *user, const addcl_case *c)
     return !tool_flush(p->report) || caught_signal() != 0;
 }
 
-static int bench(tool *t, const cmd_line *o, const bench_args *a)
+static int bench(tool *t, const cmd_line *o, const void *args)
 {
+    const bench_args *a = args;
     printer p = {&t->report, a};
     char all[] = CASES, *save = NULL;
     int rc = 0, code = tool_open_device(t, a->common.device);
@@ -91,19 +92,8 @@ static int bench(tool *t, const cmd_line *o, const bench_args *a)
 static int run(int argc, char **argv)
 {
     bench_args a = {0};
-    tool t = {0};
-    cmd_line o;
-    int code;
 
-    if (opts_parse(&o, &cmd_bench, argc, argv, &a, &code)) {
-        catch_signals();
-        code = tool_open(&t, &a.common);
-        if (code == TOOL_OK)
-            code = bench(&t, &o, &a);
-        tool_close(&t);
-    }
-    opts_free(&o);
-    return code;
+    return tool_run(&cmd_bench, argc, argv, &a, &a.common, bench);
 }
 
 const cmd_def cmd_bench = {

@@ -14,27 +14,21 @@ static const opt_def rows[] = {
     ROWS_REPORT(convert_args),
 };
 
+static int convert(tool *t, const cmd_line *o, const void *args)
+{
+    int rc = addcl_convert(t->ctx, o->operands[0], o->operands[1], ((const convert_args *)args)->type);
+
+    if (rc < 0)
+        return rc == ADDCL_E_IO ? tool_fail(t, rc) : tool_fail_model(t, rc);
+    report_say(&t->report, ADDCL_LOG_INFO, "%s written", o->operands[1]);
+    return TOOL_OK;
+}
+
 static int run(int argc, char **argv)
 {
     convert_args a = {0};
-    tool t = {0};
-    cmd_line o;
-    int rc, code;
 
-    if (opts_parse(&o, &cmd_convert, argc, argv, &a, &code)) {
-        catch_signals();
-        code = tool_open(&t, &a.common);
-        if (code == TOOL_OK) {
-            rc = addcl_convert(t.ctx, o.operands[0], o.operands[1], a.type);
-            if (rc < 0)
-                code = rc == ADDCL_E_IO ? tool_fail(&t, rc) : tool_fail_model(&t, rc);
-            else
-                report_say(&t.report, ADDCL_LOG_INFO, "%s written", o.operands[1]);
-        }
-        tool_close(&t);
-    }
-    opts_free(&o);
-    return code;
+    return tool_run(&cmd_convert, argc, argv, &a, &a.common, convert);
 }
 
 const cmd_def cmd_convert = {

@@ -95,31 +95,30 @@ static void print_table(const addcl_eval_row *row, size_t n)
     }
 }
 
-/* JSON has no NaN: null. */
-static json_t *number(double x)
-{
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 static void print_json(const addcl_eval_row *r)
 {
     put_json(stdout, json_pack("{s:o, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "set", json_text(r->name), "pictures", (json_int_t)r->pictures, "fid",
-                               number(r->fid), "kid", number(r->kid), "kid_deviation", number(r->kid_deviation), "precision",
-                               number(r->precision), "recall", number(r->recall), "clip_score", number(r->clip_score), "psnr",
-                               number(r->psnr), "ssim", number(r->ssim)));
+                               json_number(r->fid), "kid", json_number(r->kid), "kid_deviation", json_number(r->kid_deviation), "precision",
+                               json_number(r->precision), "recall", json_number(r->recall), "clip_score", json_number(r->clip_score), "psnr",
+                               json_number(r->psnr), "ssim", json_number(r->ssim)));
 }
 
 /* ------------------------------------------------------------------------------------------------ running */
 
-static int eval(tool *t, const cmd_line *l, const eval_args *a)
+static int eval(tool *t, const cmd_line *l, const void *args)
 {
+    const eval_args *a = args;
     addcl_eval_opts o = ADDCL_EVAL_OPTS_INIT;
     const addcl_eval_row *row;
     addcl_evaluation *e;
     size_t n;
-    int code = tool_open_device(t, a->common.device), rc;
+    int code, rc;
 
-    if (code != TOOL_OK)
+    if (l->n_operands == 0 && !a->reference)
+        return usage_error(&cmd_eval, "no pictures to measure");
+    if (!a->reference && (a->pairs || a->autoencoders.n))
+        return usage_error(&cmd_eval, "%s needs a --reference", a->pairs ? "--pairs" : "--autoencoder");
+    if ((code = tool_open_device(t, a->common.device)) != TOOL_OK)
         return code;
     o.sets = (const char *const *)l->operands;
     o.n_sets = (size_t)l->n_operands;
@@ -156,25 +155,8 @@ static int eval(tool *t, const cmd_line *l, const eval_args *a)
 static int run(int argc, char **argv)
 {
     eval_args a = {0};
-    tool t = {0};
-    cmd_line o;
-    int code;
 
-    if (opts_parse(&o, &cmd_eval, argc, argv, &a, &code)) {
-        if (o.n_operands == 0 && !a.reference)
-            code = usage_error(&cmd_eval, "no pictures to measure");
-        else if (a.pairs && !a.reference)
-            code = usage_error(&cmd_eval, "--pairs needs a --reference");
-        else if (a.autoencoders.n && !a.reference)
-            code = usage_error(&cmd_eval, "--autoencoder needs a --reference to reconstruct");
-        else if ((code = tool_open(&t, &a.common)) == TOOL_OK) {
-            catch_signals();
-            code = eval(&t, &o, &a);
-        }
-        tool_close(&t);
-    }
-    opts_free(&o);
-    return code;
+    return tool_run(&cmd_eval, argc, argv, &a, &a.common, eval);
 }
 
 const cmd_def cmd_eval = {

@@ -37,8 +37,10 @@ static int on_case(void *user, const addcl_case *c)
     return !tool_flush(t->report) || caught_signal() != 0;
 }
 
-static int selftest(tool *t, const common_args *a, const char *pattern)
+static int selftest(tool *t, const cmd_line *o, const void *args)
 {
+    const common_args *a = &((const selftest_args *)args)->common;
+    const char *pattern = o->n_operands ? o->operands[0] : NULL;
     tally sum = {.report = &t->report, .verbose = a->verbose && !a->quiet};
     int failed = 0, rc, code = tool_open_device(t, a->device);
 
@@ -59,19 +61,8 @@ static int selftest(tool *t, const common_args *a, const char *pattern)
 static int run(int argc, char **argv)
 {
     selftest_args a = {0};
-    tool t = {0};
-    cmd_line o;
-    int code;
 
-    if (opts_parse(&o, &cmd_selftest, argc, argv, &a, &code)) {
-        catch_signals();
-        code = tool_open(&t, &a.common);
-        if (code == TOOL_OK)
-            code = selftest(&t, &a.common, o.n_operands ? o.operands[0] : NULL);
-        tool_close(&t);
-    }
-    opts_free(&o);
-    return code;
+    return tool_run(&cmd_selftest, argc, argv, &a, &a.common, selftest);
 }
 
 const cmd_def cmd_selftest = {

@@ -86,12 +86,6 @@ static int print_config(job *j)
 
 /* ------------------------------------------------------------------------------------------------ progress */
 
-/* A number of a JSON object; what is not finite is null. */
-static json_t *json_number(double x)
-{
-    return isfinite(x) ? json_real(x) : json_null();
-}
-
 static void put_json_report(const addcl_train_report *p)
 {
     put_json(stderr,

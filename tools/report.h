@@ -49,6 +49,8 @@ const char *text_bytes(double bytes, char buf[16]);
 void put_text(FILE *f, const char *text);
 /* A JSON string; bytes that are not UTF-8 become '?'. */
 json_t *json_text(const char *text);
+/* x; null when it is not finite. */
+json_t *json_number(double x);
 /* Writes `value` as one line and gives it back; NULL (memory was short) writes nothing. */
 void put_json(FILE *f, json_t *value);
 

@@ -21,6 +21,23 @@ void tool_close(tool *t)
     addcl_free(t->ctx);
 }
 
+int tool_run(const cmd_def *cmd, int argc, char **argv, void *args, const common_args *common, int (*body)(tool *t, const cmd_line *o, const void *args))
+{
+    tool t = {0};
+    cmd_line o;
+    int code;
+
+    if (opts_parse(&o, cmd, argc, argv, args, &code)) {
+        catch_signals();
+        code = tool_open(&t, common);
+        if (code == TOOL_OK)
+            code = body(&t, &o, args);
+        tool_close(&t);
+    }
+    opts_free(&o);
+    return code;
+}
+
 /* What a library code means to whoever started the program. */
 static int exit_code(int rc)
 {

@@ -22,6 +22,9 @@ typedef struct tool {
 /* Opens the context. 0, or the exit code of the failure, which is reported. tool_close ends it either way. */
 int tool_open(tool *t, const common_args *a);
 void tool_close(tool *t);
+/* A command's run() as far as all have it in common: options into `args` (with `common` in it), a context, then body, whose exit
+ * code it returns. */
+int tool_run(const cmd_def *cmd, int argc, char **argv, void *args, const common_args *common, int (*body)(tool *t, const cmd_line *o, const void *args));
 /* Opens the device (NULL: the best) and tells which. 0 or the exit code. */
 int tool_open_device(tool *t, const char *spec);
 /* Opens a model. 0 or the exit code. */

@@ -259,3 +259,39 @@ int ac_file_save_text(const char *dir, const char *name, const char *text, ac_di
     free(path);
     return rc;
 }
+
+int ac_lines_add(ac_lines *v, const char *line, size_t n, ac_diag *dg)
+{
+    char *copy = ac_strndup(line, n);
+
+    if (copy && AC_PUSH(v, copy))
+        return 0;
+    free(copy);
+    return ac_nomem(dg, n + 1);
+}
+
+void ac_lines_free(ac_lines *v)
+{
+    while (v->n)
+        free(v->p[--v->n]);
+    free(v->p);
+    *v = (ac_lines){0};
+}
+
+int ac_prompts_read(const char *path, ac_diag *dg, ac_lines *out)
+{
+    enum { MOST = 64 << 20 };
+    char *text = NULL;
+    size_t n;
+    int rc;
+
+    AC_TRY(ac_file_read(path, MOST, dg, &text, &n));
+    for (const char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n')
+        if ((n = strcspn(line, "\r\n")))
+            AC_TRY(ac_lines_add(out, line, n, dg));
+    if (!out->n)
+        rc = ac_fail(dg, ADDCL_E_ARG, "%s holds no prompts", path);
+out:
+    free(text);
+    return rc;
+}

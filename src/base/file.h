@@ -25,6 +25,13 @@ AC_CHECK_RESULT int ac_file_save_text(const char *dir, const char *name, const c
 /* The content of a file of at most `max` bytes in new memory (free()), with a NUL behind it that *n does not count. */
 AC_CHECK_RESULT int ac_file_read(const char *path, size_t max, ac_diag *dg, char **data, size_t *n);
 
+/* Lines of a text that say anything, without their ends; all owned. */
+typedef AC_VEC(char *) ac_lines;
+AC_CHECK_RESULT int ac_lines_add(ac_lines *v, const char *line, size_t n, ac_diag *dg);
+void ac_lines_free(ac_lines *v);
+/* Prompts: the lines of a file of at most 64 MiB. One without any is E_ARG. */
+AC_CHECK_RESULT int ac_prompts_read(const char *path, ac_diag *dg, ac_lines *out);
+
 bool ac_exists(const char *path); /* anything that can be reached */
 bool ac_is_dir(const char *path);
 /* Bytes of `path` up to its last name: "a/b" -> 2, "b" -> 0. */

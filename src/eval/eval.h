@@ -5,6 +5,21 @@
 #include "api_internal.h"
 #include "io/dataset.h"
 
+/* ---- measures.c: the numbers of a row, in the order of tables. */
+typedef struct ac_eval_measure {
+    const char *name, *head; /* in JSON; in a table, where it is multiplied by `factor` and has `digits` decimals */
+    size_t at;               /* offset in addcl_eval_row */
+    double factor;
+    int digits;
+} ac_eval_measure;
+enum { AC_MEASURES = 8 };
+extern const ac_eval_measure ac_eval_measures[AC_MEASURES];
+double *ac_eval_value(addcl_eval_row *r, int k);
+/* {"fid": 12.3, "kid": null ...} */
+json_t *ac_eval_json(addcl_eval_row *r);
+/* "12.30", with a spread that is a number "12.30 +- 0.41"; "" for NaN. */
+void ac_eval_cell(int k, double value, double spread, char *buf, size_t size);
+
 /* ---- set.c: pictures of a folder or of shards, as squares of equal size. */
 typedef struct ac_eval_set {
     const char *path; /* borrowed */

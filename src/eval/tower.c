@@ -154,10 +154,7 @@ int ac_eval_tower_texts(ac_eval_tower *t, char *const *caption, size_t n, ac_dia
 
     for (size_t i = 0; i < n; i++) {
         int32_t *ids = t->ids + i * (size_t)T;
-        size_t kept;
-        int tokens;
-        AC_TRY(ac_bpe_encode(t->bpe, caption[i], T, ids, &tokens, &kept, dg));
-        ac_bpe_fill(ids, tokens, T, ac_bpe_pad(t->bpe));
+        AC_TRY(ac_bpe_row(t->bpe, caption[i], T, ac_bpe_pad(t->bpe), ids, NULL, dg));
         t->eos[i] = (int32_t)i * T + ac_clip_eos(&t->clip, ids, T);
     }
     AC_TRY(ac_feed(t->x[TEXT], "ids", t->ids, (size_t)t->B * (size_t)T * sizeof *t->ids));

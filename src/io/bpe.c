@@ -729,3 +729,16 @@ size_t ac_bpe_vocab_size(const ac_bpe *b)
 {
     return b->vocab_size;
 }
+
+int ac_bpe_row(const ac_bpe *b, const char *utf8, int max, int32_t pad, int32_t *ids, size_t *kept, ac_diag *dg)
+{
+    size_t end;
+    int n, rc = ac_bpe_encode(b, utf8, max, ids, &n, &end, dg);
+
+    if (rc < 0)
+        return rc;
+    ac_bpe_fill(ids, n, max, pad);
+    if (kept)
+        *kept = end;
+    return 0;
+}

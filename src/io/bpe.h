@@ -27,6 +27,8 @@ size_t ac_bpe_vocab_size(const ac_bpe *b); /* largest id + 1 */
  * Broken UTF-8 reads as U+FFFD. */
 AC_CHECK_RESULT int ac_bpe_encode(const ac_bpe *b, const char *utf8, int max, int32_t *ids, int *n, size_t *kept,
                                   ac_diag *dg);
+/* The same, filled up with `pad`; kept may be NULL. */
+AC_CHECK_RESULT int ac_bpe_row(const ac_bpe *b, const char *utf8, int max, int32_t pad, int32_t *ids, size_t *kept, ac_diag *dg);
 /* Fills ids[n..max) with `pad`. */
 void ac_bpe_fill(int32_t *ids, int n, int max, int32_t pad);
 

@@ -242,3 +242,8 @@ char *ac_json_text(const json_t *j, size_t flags)
     json_decref(back);
     return text;
 }
+
+json_t *ac_json_number(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}

@@ -45,4 +45,7 @@ bool ac_json_sub(ac_json *j, const char *key, ac_json *sub);
  * JSON_INDENT(n), JSON_COMPACT. New memory (free()); NULL when it is short. */
 char *ac_json_text(const json_t *j, size_t flags);
 
+/* x, or null where it is not finite, which JSON cannot say. */
+json_t *ac_json_number(double x);
+
 #endif

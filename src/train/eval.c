@@ -88,40 +88,6 @@ int ac_quiet_sample(ac_training *r, const addcl_sample_opts *o)
 
 /* ------------------------------------------------------------------------------------------ prompts */
 
-static int add_prompt(ac_training *r, const char *text, size_t n)
-{
-    char **more = realloc(r->prompts, (r->n_prompts + 1) * sizeof *more), *copy = ac_strndup(text, n);
-
-    if (more)
-        r->prompts = more;
-    if (!more || !copy) {
-        free(copy);
-        return ac_nomem(r->dg, n);
-    }
-    r->prompts[r->n_prompts++] = copy;
-    return 0;
-}
-
-static int prompts_of_file(ac_training *r, const char *path)
-{
-    enum { MOST = 1 << 20 };
-    char *text = NULL;
-    size_t n;
-    int rc;
-
-    AC_TRY(ac_file_read(path, MOST, r->dg, &text, &n));
-    for (const char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n') {
-        size_t len = strcspn(line, "\r\n");
-        if (len)
-            AC_TRY(add_prompt(r, line, len));
-    }
-    if (!r->n_prompts)
-        rc = ac_fail(r->dg, ADDCL_E_ARG, "%s holds no prompts", path);
-out:
-    free(text);
-    return rc;
-}
-
 int ac_read_prompts(ac_training *r)
 {
     const char *path = r->cfg->validation.validation_prompts_file;
@@ -130,7 +96,7 @@ int ac_read_prompts(ac_training *r)
     int rc = 0;
 
     if (*path)
-        return prompts_of_file(r, path);
+        return ac_prompts_read(path, r->dg, &r->prompts);
     for (size_t i = 0; i < n; i++) {
         ac_sample s;
         rc = ac_data_fetch(r->data, ac_data_members(r->data, split)[i * all / n], AC_EPOCH_PLAIN, r->dg, NULL, &s);
@@ -139,7 +105,7 @@ int ac_read_prompts(ac_training *r)
             continue;
         }
         AC_TRY(rc);
-        rc = add_prompt(r, s.caption, strlen(s.caption));
+        rc = ac_lines_add(&r->prompts, s.caption, strlen(s.caption), r->dg);
         free(s.caption);
         AC_TRY(rc);
     }
@@ -169,10 +135,10 @@ static int take_image(void *user, int index, const addcl_image *im)
 int ac_sample_sheet(ac_training *r, const char *path)
 {
     const ac_train_cfg *c = r->cfg;
-    size_t n = AC_MIN((size_t)c->validation.num_validation_images, r->n_prompts);
+    size_t n = AC_MIN((size_t)c->validation.num_validation_images, r->prompts.n);
     int side = (int)c->data.resolution, rc = 0;
     sheet s = {ac_calloc(n * (size_t)side * (size_t)side * 3, sizeof(float)), side, side};
-    addcl_sample_opts o = {.prompts = (const char *const *)r->prompts, .n_prompts = n, .count = (int)n, .batch_size = (int)AC_MIN(n, (size_t)16),
+    addcl_sample_opts o = {.prompts = (const char *const *)r->prompts.p, .n_prompts = n, .count = (int)n, .batch_size = (int)AC_MIN(n, (size_t)16),
                            .steps = (int)c->validation.num_inference_steps, .cfg_scale = c->validation.guidance_scale, .width = side,
                            .height = side, .seed = c->validation.validation_seed, .sampler = ac_sampler_name((ac_sampler_kind)c->validation.sampler),
                            .on_image = take_image, .user = &s};

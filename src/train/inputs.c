@@ -151,14 +151,7 @@ out:
 
 static int token_ids(ac_training *r, int encoder, const char *caption, int n, int32_t *ids)
 {
-    const addcl_model *m = r->model;
-    size_t kept;
-    int used, rc;
-
-    AC_TRY(ac_bpe_encode(m->bpe[encoder], caption, n, ids, &used, &kept, r->dg));
-    ac_bpe_fill(ids, used, n, m->pad[encoder]);
-out:
-    return rc;
+    return ac_bpe_row(r->model->bpe[encoder], caption, n, r->model->pad[encoder], ids, NULL, r->dg);
 }
 
 int ac_caption_ids(ac_training *r, const char *caption, int n, int32_t *ids)

@@ -184,10 +184,7 @@ static int feed(ac_training *r, ac_exec *x, const ac_batch *b)
         m->image[i] = (float)((0.5 * (double)b->image[i] + 0.5 - mean[i % 3]) / std[i % 3]);
     for (size_t i = 0; i < b->n; i++) {
         int32_t *ids = m->ids + i * (size_t)m->T;
-        size_t kept;
-        int n;
-        AC_TRY(ac_bpe_encode(m->bpe, b->sample[i].caption, m->T, ids, &n, &kept, r->dg));
-        ac_bpe_fill(ids, n, m->T, ac_bpe_pad(m->bpe));
+        AC_TRY(ac_bpe_row(m->bpe, b->sample[i].caption, m->T, ac_bpe_pad(m->bpe), ids, NULL, r->dg));
         m->eos[i] = (int32_t)i * m->T + ac_clip_eos(&m->text, ids, m->T);
     }
     AC_TRY(ac_feed(x, "image", m->image, B * pixels * 3 * sizeof *m->image));

@@ -130,7 +130,7 @@ int ac_run_report(ac_training *r, const char *status)
                                {.title = "Throughput", .unit = "images/s", .column = {"images_per_second"}, .linear = true}};
     facts f = {.n = 0};
     ac_report rep = {.title = title && title[1] ? title + 1 : r->cfg->run.output_dir, .status = status, .chart = chart, .n_charts = AC_LEN(chart),
-                     .caption = (const char *const *)r->prompts, .n_captions = r->n_prompts};
+                     .caption = (const char *const *)r->prompts.p, .n_captions = r->prompts.n};
     int rc;
 
     (void)columns(r, name, measure);
@@ -181,7 +181,7 @@ int ac_run_card(ac_training *r, const char *dir)
     facts f = {.n = 0};
     ac_card card = {.name = title && title[1] ? title + 1 : c->run.output_dir, .license = "other", .base = slash && slash[1] ? slash + 1 : base, .guidance = c->validation.guidance_scale,
                     .steps = (int)c->validation.num_inference_steps, .width = (int)c->data.resolution, .height = (int)c->data.resolution,
-                    .prompt = r->n_prompts ? r->prompts[0] : NULL};
+                    .prompt = r->prompts.n ? r->prompts.p[0] : NULL};
     int rc;
 
     snprintf(summary, sizeof summary, "Trained with add-cl %s by the method `%s`.", ADDCL_VERSION, r->recipe->name);

@@ -95,9 +95,7 @@ static void close_run(ac_training *r)
     ac_data_close(r->data);
     ac_runlog_close(r->log);
     ac_rundir_close(r->dir);
-    for (size_t i = 0; i < r->n_prompts; i++)
-        free(r->prompts[i]);
-    free(r->prompts);
+    ac_lines_free(&r->prompts);
     if (r->plan_only)
         ac_dev_close(r->dev);
 }
@@ -216,8 +214,7 @@ static int validate(ac_training *r, double *held_out, double *training)
         return 0;
     rc = ac_runlog_event(r->log, r->at.step, "validation",
                          json_pack("{s:s, s:o, s:o, s:f}", "measure", r->recipe->measure, "held_out",
-                                   isfinite(*held_out) ? json_real(*held_out) : json_null(), "training",
-                                   isfinite(*training) ? json_real(*training) : json_null(), "seconds", ac_now() - t0),
+                                   ac_json_number(*held_out), "training", ac_json_number(*training), "seconds", ac_now() - t0),
                          r->dg);
 out:
     return rc;

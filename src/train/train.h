@@ -11,6 +11,7 @@
 
 #include "api_internal.h"
 #include "base/comm.h"
+#include "base/file.h"
 #include "diff/train_config.h"
 #include "io/ckpt.h"
 #include "io/loader.h"
@@ -89,8 +90,7 @@ typedef struct ac_training {
     int rank, ranks;
     bool together;            /* an end with an error that all ranks have seen */
     const addcl_train_opts *opts;
-    char **prompts;           /* of sample pictures */
-    size_t n_prompts;
+    ac_lines prompts;         /* of sample pictures */
     ac_rundir *dir;
     ac_runlog *log;
 } ac_training;
