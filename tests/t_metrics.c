@@ -8,6 +8,7 @@
 
 #include "base/rng.h"
 #include "diff/metrics.h"
+#include "diff/whiten.h"
 
 static ac_diag dg;
 static ac_st *features, *images;
@@ -128,6 +129,45 @@ static void frechet_of_axes(void **state)
     }
     must(ac_frechet(&a, &b, &dg, &got));
     near("axes", got, want, 1e-7);
+}
+
+/* Rows on two turned axes, with a mean: the map turns back, divides by the deviations and turns again. A third axis on which nothing
+ * varies is left at zero, or divided by the floor. */
+static void whitening(void **state)
+{
+    enum { D = 3, N = 4 };
+    static const double mean[D] = {1, -2, 5}, deviation[2] = {3, 0.5}, axis[2][D] = {{0.8, 0.6, 0}, {-0.6, 0.8, 0}}, floors[2] = {0, 0.25};
+    float x[N][D], weight[D][D], bias[D];
+    ac_whitener w;
+
+    (void)state;
+    for (int i = 0; i < N; i++)
+        for (int k = 0; k < D; k++) {
+            x[i][k] = (float)mean[k];
+            for (int a = 0; a < 2; a++)
+                x[i][k] += (float)(((i >> a) & 1 ? 1 : -1) * deviation[a] * axis[a][k]);
+        }
+    must(ac_whitener_open(D, &dg, &w));
+    must(ac_whitener_add(&w, x[0], 1, &dg));
+    assert_int_equal(ac_whitener_map(&w, 0, &dg, weight[0], bias), ADDCL_E_ARG); /* of one row */
+    ac_clear(&dg);
+    must(ac_whitener_add(&w, x[1], N - 1, &dg));
+    for (int f = 0; f < 2; f++) {
+        double floor = floors[f] * (deviation[0] * deviation[0] + deviation[1] * deviation[1]) / D;
+        must(ac_whitener_map(&w, floors[f], &dg, weight[0], bias));
+        for (int i = 0; i < D; i++) {
+            double at_mean = (double)bias[i];
+            for (int k = 0; k < D; k++) {
+                double want = i == 2 && k == 2 && f ? 1 / sqrt(floor) : 0;
+                for (int a = 0; a < 2; a++)
+                    want += axis[a][i] * axis[a][k] / sqrt(deviation[a] * deviation[a] + floor);
+                assert_true(fabs((double)weight[i][k] - want) < 1e-5);
+                at_mean += (double)weight[i][k] * mean[k];
+            }
+            assert_true(fabs(at_mean) < 1e-5);
+        }
+    }
+    ac_whitener_close(&w);
 }
 
 static void kernel(void **state)
@@ -315,7 +355,7 @@ static void refusals(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(frechet), cmocka_unit_test(frechet_of_axes), cmocka_unit_test(kernel),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(frechet), cmocka_unit_test(frechet_of_axes), cmocka_unit_test(whitening), cmocka_unit_test(kernel),
                                        cmocka_unit_test(precision), cmocka_unit_test(cosine), cmocka_unit_test(pairs),
                                        cmocka_unit_test(spectrum), cmocka_unit_test(wave),
                                        cmocka_unit_test(refusals)};

@@ -2,6 +2,8 @@
  * of them as if they were trained. */
 #include "support.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -189,9 +191,58 @@ static void apart(void **state)
     check_apart(true);
 }
 
+/* What heads see with a map is what they see without it, mapped. */
+static void mapped(void **state)
+{
+    enum { C = 16, TAPS = 3, ROWS = B * 16 };
+    ac_params set = {.dev = test_device(), .dg = test_diag(), .part = "image_encoder", .seed = 5};
+    ac_weights weights = {.train = &set, .part = "image_encoder", .dg = test_diag()};
+    ac_graph *g = ac_graph_new(test_diag(), AC_F32);
+    ac_net net = {.g = g, .w = &weights};
+    ac_features f = {.net = &net, .vit = &small_vit, .tap = {0, 1}, .n_taps = 2, .embedding = true};
+    ac_id image = ac_input(g, "image", AC_F32, ac_dims(4, B, 16, 16, 3)), out[AC_TAPS + 1], token;
+    float map[C * C + C], plain[ROWS * C], seen[ROWS * C], pixels[B * 16 * 16 * 3];
+    uint64_t seed = 3;
+    ac_exec *x = NULL;
+    char name[32];
+
+    (void)state;
+    ac_vit_norm(&small_vit, f.mean, f.std);
+    ac_mix_fill(&seed, map, C * C + C);
+    ac_mix_fill(&seed, pixels, B * 16 * 16 * 3);
+    for (int pass = 0; pass < 2; pass++) {
+        f.whiten[1] = f.whiten[2] = pass ? map : NULL;
+        ac_features_of(&f, image, out, &token);
+        for (int k = 0; k < TAPS; k++) {
+            snprintf(name, sizeof name, "%d.%d", pass, k);
+            ac_set_output(g, name, out[k]);
+        }
+    }
+    must(ac_exec_new(test_device(), g, NULL, &x), test_diag());
+    must(ac_feed(x, "image", pixels, sizeof pixels), test_diag());
+    must(ac_run(x), test_diag());
+    for (int k = 0; k < TAPS; k++) {
+        snprintf(name, sizeof name, "0.%d", k);
+        must(ac_fetch(x, name, plain, sizeof plain), test_diag());
+        snprintf(name, sizeof name, "1.%d", k);
+        must(ac_fetch(x, name, seen, sizeof seen), test_diag());
+        for (int i = 0; i < ROWS; i++)
+            for (int c = 0; c < C; c++) {
+                double want = k ? (double)map[C * C + c] : (double)plain[i * C + c];
+                for (int j = 0; j < C && k; j++)
+                    want += (double)map[c * C + j] * (double)plain[i * C + j];
+                assert_true(fabs((double)seen[i * C + c] - want) < 1e-4 * (1 + fabs(want)));
+            }
+    }
+    ac_exec_free(x);
+    ac_graph_free(g);
+    ac_weights_free(&weights);
+    ac_params_free(&set);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(learners), cmocka_unit_test(apart)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(learners), cmocka_unit_test(apart), cmocka_unit_test(mapped)};
 
     return cmocka_run_group_tests_name("players", tests, device_setup, device_teardown);
 }

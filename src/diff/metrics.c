@@ -54,8 +54,7 @@ static int moments(const ac_feature_set *s, ac_diag *dg, double *mean, double *c
     return 0;
 }
 
-/* Eigenvalues [d] of the symmetric `a`, which becomes its eigenvectors, one a column, when they are wanted. */
-static int eigen(bool vectors, int d, double *a, double *value, ac_diag *dg)
+int ac_eigen(bool vectors, int d, double *a, double *value, ac_diag *dg)
 {
     lapack_int info = LAPACKE_dsyevd(LAPACK_ROW_MAJOR, vectors ? 'V' : 'N', 'U', d, a, d, value);
 
@@ -68,7 +67,7 @@ static int eigen(bool vectors, int d, double *a, double *value, ac_diag *dg)
  * overwritten. */
 static int trace_of_root(int d, double *r, const double *f, double *root, double *work, double *value, ac_diag *dg, double *trace)
 {
-    int rc = eigen(true, d, r, value, dg);
+    int rc = ac_eigen(true, d, r, value, dg);
 
     if (rc < 0)
         return rc;
@@ -78,7 +77,7 @@ static int trace_of_root(int d, double *r, const double *f, double *root, double
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasTrans, d, d, d, 1, work, d, work, d, 0, root, d);
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, d, d, d, 1, root, d, f, d, 0, work, d);
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, d, d, d, 1, work, d, root, d, 0, r, d);
-    rc = eigen(false, d, r, value, dg);
+    rc = ac_eigen(false, d, r, value, dg);
     *trace = 0;
     for (int i = 0; i < d && rc == 0; i++)
         *trace += sqrt(fmax(value[i], 0));

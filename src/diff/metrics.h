@@ -12,6 +12,9 @@ typedef struct ac_feature_set {
     size_t n, d;
 } ac_feature_set;
 
+/* Eigenvalues [d] of the symmetric a [d,d], which becomes its eigenvectors, one a column, when they are wanted. */
+AC_CHECK_RESULT int ac_eigen(bool vectors, int d, double *a, double *value, ac_diag *dg);
+
 /* Squared Frechet distance of the two normal distributions with the rows' means and covariances (divisor n - 1), which is
  * FID (Heusel et al. 2017) on features of Inception. Nothing is added to the diagonals: with fewer rows than features it is
  * a distance, too, but larger than that of many rows. At least 2 rows each. */

@@ -126,7 +126,7 @@ typedef struct ac_train_cfg {
     struct {
         const char *feature_network;
         ac_ints feature_blocks;
-        bool feature_embedding;
+        bool feature_embedding, feature_whitening;
         int64_t feature_size; /* 0: that of the pictures */
         bool text_condition, image_condition;
         int64_t projection_dim, virtual_batch;

@@ -76,7 +76,8 @@ static void unit_vector(uint64_t *state, float *x, size_t n)
 }
 
 /* Weights of linear layers and convolutions are uniform in +-1/sqrt(fan in), PyTorch's default; tables are normal with
- * standard deviation 0.02; scales are one, biases zero. Each parameter has a stream of its own: its values do not depend on
+ * standard deviation 0.02; scales are one, biases zero. A head's condition multiplies its channels by factors that start near one:
+ * it judges from the first step, and learns what the condition has to do with it. Each parameter has a stream of its own: its values do not depend on
  * the order in which graphs ask. */
 static void initial_values(const ac_params *s, const char *name, const ac_shape *shape, float *x)
 {
@@ -98,7 +99,7 @@ static void initial_values(const ac_params *s, const char *name, const ac_shape 
         unit_vector(&state, x, n);
     } else if (shape->n == 1) {
         for (size_t i = 0; i < n; i++)
-            x[i] = ac_ends_with(name, "bias") ? 0 : 1;
+            x[i] = ac_ends_with(name, "bias") && !ac_ends_with(name, "cmapper.bias") ? 0 : 1;
     } else if (!starts_at_zero(s->part, name)) {
         for (size_t i = 0; i < n; i++)
             x[i] = (float)(bound * (2 * ac_mix_uniform(&state) - 1));

@@ -137,15 +137,38 @@ static ac_id readout(ac_net *m, ac_id x)
     return ac_add(g, ac_slice(g, x, 1, 1, nn_dim(m, x, 1) - 1), ac_slice(g, x, 1, 0, 1));
 }
 
+static ac_id whitened(const ac_features *f, int k, ac_id x)
+{
+    ac_net *m = f->net;
+    size_t C = (size_t)f->vit->width;
+    float *weight, *bias;
+    ac_id w, b;
+
+    if (!f->whiten[k])
+        return x;
+    weight = ac_calloc(C * C, sizeof *weight);
+    bias = ac_calloc(C, sizeof *bias);
+    if (!weight || !bias) {
+        free(weight);
+        free(bias);
+        return ac_graph_fail(m->g, ADDCL_E_NOMEM, "out of memory");
+    }
+    memcpy(weight, f->whiten[k], C * C * sizeof *weight);
+    memcpy(bias, f->whiten[k] + C * C, C * sizeof *bias);
+    w = nn_constant(m, "whiten.weight", ac_dims(2, (int64_t)C, (int64_t)C), weight);
+    b = nn_constant(m, "whiten.bias", ac_dims(1, (int64_t)C), bias);
+    return ac_linear(m->g, x, w, b, AC_ACT_NONE);
+}
+
 void ac_features_of(const ac_features *f, ac_id image, ac_id out[AC_TAPS + 1], ac_id *token)
 {
     ac_net *m = f->net;
     ac_vit_out v = ac_vit(m, f->vit, normalise(f, f->size ? resize(m, image, f->size) : image));
 
     for (int k = 0; k < f->n_taps; k++)
-        out[k] = readout(m, v.block[f->tap[k]]);
+        out[k] = whitened(f, k, readout(m, v.block[f->tap[k]]));
     if (f->embedding)
-        out[f->n_taps] = readout(m, v.embeddings);
+        out[f->n_taps] = whitened(f, f->n_taps, readout(m, v.embeddings));
     *token = v.pooled;
 }
 

@@ -24,6 +24,7 @@ typedef struct ac_features {
     bool embedding;
     int size;            /* height and width that pictures are resized to (area); 0: as they are */
     double mean[3], std[3]; /* of pixels in 0..1 */
+    const float *whiten[AC_TAPS + 1]; /* of each head's features: a map's weight [width,width], then its bias [width]; NULL: none */
 } ac_features;
 
 /* Transformer blocks of a UNet, which n_taps must be then. */
@@ -92,7 +93,7 @@ void ac_diffaug_draw(uint64_t *state, int B, int side, int i, float color[3], in
 /* place of one sample for a given shift (rows, columns) and centre of what is cut out. */
 void ac_diffaug_place(int B, int side, int i, const int shift[2], const int cutout[2], int32_t *place);
 
-/* Features [B,T,C] of pictures in -1..1, ac_feature_count of them; *token: the class token after the final norm [B,C]. */
+/* Features [B,T,C] of pictures in -1..1, ac_feature_count of them, whitened where there is a map; *token: the class token after the final norm [B,C]. */
 void ac_features_of(const ac_features *f, ac_id image, ac_id out[AC_TAPS + 1], ac_id *token);
 int ac_feature_count(const ac_features *f);
 

@@ -22,9 +22,9 @@ size_t ac_eval_count(const ac_training *r)
     return limit ? AC_MIN(n, limit) : n;
 }
 
-int ac_eval_batch(ac_training *r, ac_split split, size_t k, size_t n, ac_batch *b)
+int ac_eval_batch(ac_training *r, ac_split split, size_t of, size_t k, size_t n, ac_batch *b)
 {
-    size_t all = ac_data_count(r->data, split), looked = ac_eval_count(r), side = (size_t)r->cfg->data.resolution, pixels = side * side * 3;
+    size_t all = ac_data_count(r->data, split), side = (size_t)r->cfg->data.resolution, pixels = side * side * 3;
     const uint32_t *member = ac_data_members(r->data, split);
     int rc = 0;
 
@@ -36,7 +36,7 @@ int ac_eval_batch(ac_training *r, ac_split split, size_t k, size_t n, ac_batch *
         return ac_nomem(r->dg, n * pixels * sizeof(float));
     }
     for (size_t i = 0; all && i < n && rc >= 0; i++) {
-        rc = ac_data_fetch(r->data, member[(k + i) * all / looked], AC_EPOCH_PLAIN, r->dg, b->image + b->n * pixels, &b->sample[b->n]);
+        rc = ac_data_fetch(r->data, member[(k + i) * all / of], AC_EPOCH_PLAIN, r->dg, b->image + b->n * pixels, &b->sample[b->n]);
         b->n += rc == 0;
         if (rc < 0 && ac_data_is_broken(rc)) {
             ac_clear(r->dg);
@@ -57,15 +57,15 @@ void ac_eval_free(ac_batch *b)
     memset(b, 0, sizeof *b);
 }
 
-int ac_eval_each(ac_training *r, ac_exec *x, ac_split split, ac_eval_fn fn, void *user, size_t *seen)
+int ac_eval_each(ac_training *r, ac_exec *x, ac_split split, size_t of, ac_eval_fn fn, void *user, size_t *seen)
 {
-    size_t B = (size_t)r->cfg->data.train_batch_size, n = ac_eval_count(r);
+    size_t B = (size_t)r->cfg->data.train_batch_size;
     int rc = 0;
 
     *seen = 0;
-    for (size_t k = 0; k < n; k += B) {
+    for (size_t k = 0; k < of; k += B) {
         ac_batch b;
-        AC_TRY(ac_eval_batch(r, split, k, AC_MIN(B, n - k), &b));
+        AC_TRY(ac_eval_batch(r, split, of, k, AC_MIN(B, of - k), &b));
         rc = fn(r, x, &b, k, user);
         *seen += b.n;
         ac_eval_free(&b);

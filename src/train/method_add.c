@@ -2,13 +2,15 @@
  * teacher, the autoencoder, the text encoder and the feature network are frozen; the student and the discriminator's heads
  * learn, each with an optimiser of its own. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "diff/whiten.h"
 #include "train/add.h"
 
 /* Purposes of a sample's random streams. */
-enum { RANDOM_STEP = 1, RANDOM_NOISE, RANDOM_TEACHER_STEP, RANDOM_TEACHER_NOISE, RANDOM_AUGMENT, RANDOM_REAL_NOISE };
+enum { RANDOM_STEP = 1, RANDOM_NOISE, RANDOM_TEACHER_STEP, RANDOM_TEACHER_NOISE, RANDOM_AUGMENT, RANDOM_REAL_NOISE, RANDOM_WHITEN };
 enum { STUDENT, HEADS }; /* sets of parameters */
 enum { PASSES = 3 };     /* of pictures through the features */
 
@@ -26,6 +28,7 @@ typedef struct add {
     float *color[PASSES];         /* [B,3] */
     int32_t *place[PASSES];       /* [B,side side] */
     int32_t *ids;                 /* [T] */
+    float *whiten[AC_TAPS + 1];   /* maps of the features */
 } add;
 
 enum { N_T, N_X0, N_NOISE, N_VALUES };
@@ -110,6 +113,123 @@ static int allocate(ac_training *r, add *a)
     return ok ? 0 : ac_nomem(r->dg, B * pixels * PASSES * sizeof(float));
 }
 
+static ac_features features_of(const ac_training *r, const add *a, ac_net *m)
+{
+    const ac_ints *blocks = &r->cfg->discriminator.feature_blocks;
+    int side = (int)r->cfg->discriminator.feature_size;
+    ac_features f = {.net = m, .vit = &a->vit, .n_taps = (int)blocks->n, .embedding = r->cfg->discriminator.feature_embedding,
+                     .size = side == a->o.side ? 0 : side};
+
+    for (size_t i = 0; i < blocks->n; i++)
+        f.tap[i] = (int)blocks->p[i];
+    for (int k = 0; k < ac_feature_count(&f); k++)
+        f.whiten[k] = a->whiten[k];
+    ac_vit_norm(&a->vit, f.mean, f.std);
+    return f;
+}
+
+enum { WHITEN_PICTURES = 512 };
+static const double whiten_floor = 1e-3; /* of the mean variance */
+
+typedef struct whitening {
+    ac_whitener sums[AC_TAPS + 1];
+    int n;           /* of features */
+    size_t patches;  /* of a picture */
+    float *image;    /* [B,side,side,3] */
+    float *row;      /* [B,patches,width] */
+} whitening;
+
+static const char *tap_name(int k, char name[32])
+{
+    snprintf(name, 32, "features.%d", k);
+    return name;
+}
+
+static int count_batch(ac_training *r, ac_exec *x, const ac_batch *b, size_t first, void *user)
+{
+    const add *a = r->method;
+    whitening *w = user;
+    size_t B = (size_t)a->o.B, pixels = (size_t)a->o.side * (size_t)a->o.side * 3, width = (size_t)a->vit.width;
+    char name[32];
+    int rc;
+
+    memcpy(w->image, b->image, b->n * pixels * sizeof(float));
+    for (size_t i = 0; i < B; i++) {
+        uint64_t augment = ac_row_stream(r, first + i, RANDOM_WHITEN);
+        ac_diffaug_draw(&augment, a->o.B, a->o.side, (int)i, a->color[0] + 3 * i, a->place[0] + i * pixels / 3);
+    }
+    AC_TRY(ac_feed(x, "image", w->image, B * pixels * sizeof(float)));
+    AC_TRY(ac_feed(x, "color", a->color[0], B * 3 * sizeof(float)));
+    AC_TRY(ac_feed(x, "place", a->place[0], B * pixels / 3 * sizeof(int32_t)));
+    AC_TRY(ac_run(x));
+    for (int k = 0; k < w->n; k++) {
+        AC_TRY(ac_fetch(x, tap_name(k, name), w->row, B * w->patches * width * sizeof(float)));
+        AC_TRY(ac_whitener_add(&w->sums[k], w->row, b->n * w->patches, r->dg));
+    }
+out:
+    return rc;
+}
+
+/* The graph of a batch's features, ready to run; counts what they are. */
+static int features_graph(ac_training *r, add *a, ac_graph *g, whitening *w, ac_exec **x)
+{
+    ac_net net = ac_student_frozen(r, g, &a->features, &a->feature, "image_encoder");
+    ac_features f = features_of(r, a, &net);
+    int B = a->o.B, side = a->o.side;
+    ac_id image = ac_input(g, "image", AC_F32, ac_dims(4, B, side, side, 3)), out[AC_TAPS + 1], token;
+    char name[32];
+
+    memset(f.whiten, 0, sizeof f.whiten);
+    if (a->o.augment)
+        image = ac_diffaug(g, image, ac_input(g, "color", AC_F32, ac_dims(2, B, 3)), ac_input(g, "place", AC_I32, ac_dims(2, B, side * side)));
+    ac_features_of(&f, image, out, &token);
+    w->n = ac_feature_count(&f);
+    for (int k = 0; k < w->n; k++)
+        ac_set_output(g, tap_name(k, name), out[k]);
+    w->patches = g->rc ? 0 : (size_t)ac_shape_of(g, out[0])->d[1];
+    return ac_exec_new(r->dev, g, NULL, x);
+}
+
+/* Maps that whiten the features, from training pictures as the heads see them, the same ones in each sitting. */
+static int whiten(ac_training *r, add *a)
+{
+    size_t B = (size_t)a->o.B, pixels = (size_t)a->o.side * (size_t)a->o.side * 3, width = (size_t)a->vit.width, seen;
+    ac_graph *g = ac_graph_new(r->dg, AC_F32);
+    ac_exec *x = NULL;
+    whitening w = {0};
+    int rc = g ? 0 : ac_nomem(r->dg, sizeof *g);
+
+    AC_TRY(rc);
+    for (size_t k = 0; k < r->cfg->discriminator.feature_blocks.n + 1; k++)
+        if (!(a->whiten[k] = ac_calloc(width * width + width, sizeof *a->whiten[k]))) {
+            rc = ac_nomem(r->dg, width * width * sizeof *a->whiten[k]);
+            goto out;
+        }
+    if (r->plan_only)
+        goto out;
+    AC_TRY(features_graph(r, a, g, &w, &x));
+    w.image = ac_calloc(B * pixels, sizeof *w.image);
+    w.row = ac_calloc(B * w.patches * width, sizeof *w.row);
+    if (!w.image || !w.row) {
+        rc = ac_nomem(r->dg, B * w.patches * width * sizeof *w.row);
+        goto out;
+    }
+    for (int k = 0; k < w.n; k++)
+        AC_TRY(ac_whitener_open(width, r->dg, &w.sums[k]));
+    AC_TRY(ac_eval_each(r, x, AC_SPLIT_TRAIN, AC_MIN(ac_data_count(r->data, AC_SPLIT_TRAIN), (size_t)WHITEN_PICTURES), count_batch, &w, &seen));
+    for (int k = 0; k < w.n; k++)
+        AC_TRY(ac_whitener_map(&w.sums[k], whiten_floor, r->dg, a->whiten[k], a->whiten[k] + width * width));
+out:
+    for (int k = 0; k < w.n; k++)
+        ac_whitener_close(&w.sums[k]);
+    free(w.image);
+    free(w.row);
+    ac_exec_free(x);
+    ac_graph_free(g);
+    ac_weights_free(&a->features);
+    return rc;
+}
+
 static int open_add(ac_training *r)
 {
     add *a = ac_calloc(1, sizeof *a);
@@ -134,7 +254,9 @@ static int open_add(ac_training *r)
         r->sets[r->n_sets++] = (ac_params){.dev = r->dev, .dg = r->dg, .part = "discriminator", .seed = (uint64_t)r->cfg->run.seed, .live_only = true, .adversary = true};
     r->recipe = in_latents(r) ? &ac_recipe_ladd : !a->o.distill ? &ac_recipe_gan : !a->o.adversarial ? &student_alone : &ac_recipe_add;
     if (a->o.nfsd && !r->plan_only)
-        rc = ac_states_get(&a->s.states, r->cfg->distillation.negative_prompt, a->negative_ctx, a->s.pooled);
+        AC_TRY(ac_states_get(&a->s.states, r->cfg->distillation.negative_prompt, a->negative_ctx, a->s.pooled));
+    if (a->o.adversarial && !in_latents(r) && r->cfg->discriminator.feature_whitening)
+        rc = whiten(r, a);
 out:
     return rc;
 }
@@ -156,6 +278,8 @@ static void close_add(ac_training *r)
         free(a->color[k]);
         free(a->place[k]);
     }
+    for (int k = 0; k <= AC_TAPS; k++)
+        free(a->whiten[k]);
     free(a->text);
     free(a->negative_ctx);
     free(a->ids);
@@ -164,19 +288,6 @@ static void close_add(ac_training *r)
 }
 
 /* ------------------------------------------------------------------------------------------ graph */
-
-static ac_features features_of(const ac_training *r, const add *a, ac_net *m)
-{
-    const ac_ints *blocks = &r->cfg->discriminator.feature_blocks;
-    int side = (int)r->cfg->discriminator.feature_size;
-    ac_features f = {.net = m, .vit = &a->vit, .n_taps = (int)blocks->n, .embedding = r->cfg->discriminator.feature_embedding,
-                     .size = side == a->o.side ? 0 : side};
-
-    for (size_t i = 0; i < blocks->n; i++)
-        f.tap[i] = (int)blocks->p[i];
-    ac_vit_norm(&a->vit, f.mean, f.std);
-    return f;
-}
 
 static ac_id loss(ac_training *r, ac_graph *g, int B)
 {

@@ -244,7 +244,7 @@ static int recall(ac_training *r, ac_exec *x, ac_split split, double *share)
     int rc = e.image && e.text && e.batch ? 0 : ac_nomem(r->dg, all * D * sizeof(float));
 
     AC_TRY(rc);
-    AC_TRY(ac_eval_each(r, x, split, embed_batch, &e, &n));
+    AC_TRY(ac_eval_each(r, x, split, ac_eval_count(r), embed_batch, &e, &n));
     for (size_t i = 0; i < n; i++) {
         double own = cosine(e.image + i * D, e.text + i * D, D);
         bool nearest = true;

@@ -297,7 +297,7 @@ static int eval_split(ac_training *r, ac_exec *x, ac_split split, double *mean)
 {
     double sum = 0;
     size_t n;
-    int rc = ac_eval_each(r, x, split, eval_batch, &sum, &n);
+    int rc = ac_eval_each(r, x, split, ac_eval_count(r), eval_batch, &sum, &n);
 
     *mean = n ? sum / (double)n : NAN;
     return rc;

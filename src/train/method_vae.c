@@ -249,7 +249,7 @@ static int psnr(ac_training *r, ac_exec *x, ac_split split, double *db)
     int rc;
 
     v->sum = v->squares = v->n = 0;
-    rc = ac_eval_each(r, x, split, add_errors, &sum, &n);
+    rc = ac_eval_each(r, x, split, ac_eval_count(r), add_errors, &sum, &n);
     *db = n ? 10 * log10(4 * (double)n * v->side * v->side * 3 / sum) : NAN;
     return rc;
 }
@@ -306,7 +306,7 @@ static int pictures(ac_training *r, const char *path)
 
     if (!sheet)
         return ac_nomem(r->dg, 2 * n * pixels * sizeof *sheet);
-    AC_TRY(ac_eval_batch(r, held ? AC_SPLIT_VAL : AC_SPLIT_TRAIN, 0, n, &b));
+    AC_TRY(ac_eval_batch(r, held ? AC_SPLIT_VAL : AC_SPLIT_TRAIN, ac_eval_count(r), 0, n, &b));
     AC_TRY(reconstruction(r, &g, &x));
     AC_TRY(reconstruct(r, x, b.image, b.n));
     for (size_t i = 0; i < b.n; i++) {

@@ -11,23 +11,29 @@
 
 /* ------------------------------------------------------------------------------------------ schedules */
 
-double ac_learning_rate(const ac_train_cfg *c, int64_t k)
+/* Share of its peak that every rate has at update `k`. */
+static double course(const ac_train_cfg *c, int64_t k)
 {
     const int64_t warm = c->optimizer.lr_warmup_steps, max = c->run.max_train_steps;
-    double peak = c->optimizer.learning_rate, low = c->optimizer.lr_min_ratio, done;
+    double low = c->optimizer.lr_min_ratio, done;
 
     if (k < warm)
-        return peak * (double)(k + 1) / (double)warm;
+        return (double)(k + 1) / (double)warm;
     done = max > warm ? AC_MIN((double)(k - warm) / (double)(max - warm), 1.0) : 1.0;
     switch (c->optimizer.lr_scheduler) {
     case AC_LR_LINEAR:
-        return peak * (1 - (1 - low) * done);
+        return 1 - (1 - low) * done;
     case AC_LR_COSINE:
-        return peak * (low + (1 - low) * 0.5 * (1 + cos(M_PI * done)));
+        return low + (1 - low) * 0.5 * (1 + cos(M_PI * done));
     case AC_LR_CONSTANT:
     default:
-        return peak;
+        return 1;
     }
+}
+
+double ac_learning_rate(const ac_train_cfg *c, int64_t k)
+{
+    return c->optimizer.learning_rate * course(c, k);
 }
 
 double ac_ema_decay(const ac_train_cfg *c, int64_t k)
@@ -281,17 +287,17 @@ void ac_step_close(ac_stepper *s)
 static int feed_hyper(const ac_training *r, ac_exec *x)
 {
     const ac_train_cfg *c = r->cfg;
-    const double rate = ac_learning_rate(c, r->at.updates), course = c->optimizer.learning_rate > 0 ? rate / c->optimizer.learning_rate : 0;
     float h[AC_HYPERS];
     char name[32];
     int rc = 0;
 
     for (int k = 0; k < r->n_sets && rc == 0; k++) {
         int64_t done = r->at.updates - r->sets[k].start; /* of this set */
-        ac_adam_cfg adam = {.lr = rate, .beta1 = c->optimizer.adam_beta1, .beta2 = c->optimizer.adam_beta2, .eps = c->optimizer.adam_epsilon,
+        ac_adam_cfg adam = {.lr = ac_learning_rate(c, r->at.updates),
+                            .beta1 = c->optimizer.adam_beta1, .beta2 = c->optimizer.adam_beta2, .eps = c->optimizer.adam_epsilon,
                             .decay = c->optimizer.adam_weight_decay, .ema = ac_ema_decay(c, r->at.updates)};
         if (r->sets[k].adversary) {
-            adam.lr = c->discriminator.learning_rate * course;
+            adam.lr = c->discriminator.learning_rate * course(c, r->at.updates);
             adam.beta1 = c->discriminator.adam_beta1;
             adam.beta2 = c->discriminator.adam_beta2;
             adam.decay = c->discriminator.adam_weight_decay;

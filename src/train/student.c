@@ -263,7 +263,7 @@ static int eval_split(validation *v, ac_exec *x, ac_split split, double *mean)
     int rc;
 
     v->sum = 0;
-    rc = ac_eval_each(v->s->r, x, split, eval_batch, v, &n);
+    rc = ac_eval_each(v->s->r, x, split, ac_eval_count(v->s->r), eval_batch, v, &n);
     *mean = n ? v->sum / (double)n : NAN;
     return rc;
 }

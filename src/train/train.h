@@ -174,12 +174,12 @@ const char *ac_thousands(int64_t n, char buf[32]);
 void ac_use_averages(ac_training *r, bool averages);
 /* Number of samples of a split that validation looks at: as many training ones as held-out ones. */
 size_t ac_eval_count(const ac_training *r);
-/* Samples k .. k+n-1 of those, spread over the split, as AC_EPOCH_PLAIN shows them; broken ones are left out. */
-int ac_eval_batch(ac_training *r, ac_split split, size_t k, size_t n, ac_batch *b) AC_CHECK_RESULT;
+/* Samples k .. k+n-1 of `of`, spread over the split, as AC_EPOCH_PLAIN shows them; broken ones are left out. */
+int ac_eval_batch(ac_training *r, ac_split split, size_t of, size_t k, size_t n, ac_batch *b) AC_CHECK_RESULT;
 void ac_eval_free(ac_batch *b);
-/* Calls fn with batches of all those samples, the first of which is the k-th; *seen: how many there were. */
+/* Calls fn with batches of all of those samples, the first of which is the k-th; *seen: how many there were. */
 typedef int (*ac_eval_fn)(ac_training *r, ac_exec *x, const ac_batch *b, size_t k, void *user);
-int ac_eval_each(ac_training *r, ac_exec *x, ac_split split, ac_eval_fn fn, void *user, size_t *seen) AC_CHECK_RESULT;
+int ac_eval_each(ac_training *r, ac_exec *x, ac_split split, size_t of, ac_eval_fn fn, void *user, size_t *seen) AC_CHECK_RESULT;
 /* addcl_sample without progress reports. */
 int ac_quiet_sample(ac_training *r, const addcl_sample_opts *o) AC_CHECK_RESULT;
 /* The recipe's pictures() of methods that sample: the prompts' pictures by the averaged parameters. */
