@@ -130,7 +130,7 @@ typedef struct ac_train_cfg {
         int64_t feature_size; /* 0: that of the pictures */
         bool text_condition, image_condition;
         int64_t projection_dim, virtual_batch;
-        bool diffaugment;
+        bool decode_real, diffaugment;
         double r1_weight, noise_mean, noise_std;
         double learning_rate, adam_beta1, adam_beta2, adam_weight_decay;
     } discriminator;

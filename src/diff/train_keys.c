@@ -211,6 +211,8 @@ const ac_key ac_keys[] = {
     KEY(BOOL, discriminator, image_condition, "yes", "heads know the class token of the real picture", FOR("add|gan")),
     KEY(INT, discriminator, projection_dim, "64", "width of the projection by that condition", RANGE(1, 4096), FOR("add|gan|ladd")),
     KEY(INT, discriminator, virtual_batch, "8", "pictures that a batch norm takes together", RANGE(1, 4096), FOR("add|gan|ladd")),
+    KEY(BOOL, discriminator, decode_real, "no", "real pictures pass the autoencoder, too: what it loses is not held against the student",
+        FOR("add|gan")),
     KEY(BOOL, discriminator, diffaugment, "yes", "colours, shifts and cut-outs before the features (DiffAugment)", FOR("add|gan")),
     KEY(NUM, discriminator, r1_weight, "1e-5", "weight of the penalty on the slope of the heads at real features",
         RANGE(0, 1e6), FOR("add|gan|ladd")),

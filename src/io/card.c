@@ -36,7 +36,7 @@ static void put_section(ac_str *s, const char *heading, const char *text)
 static void put_front_matter(ac_str *s, const ac_card *c)
 {
     ac_str_add(s, "---\nlibrary_name: diffusers\n");
-    if (c->prompt)
+    if (c->steps)
         ac_str_add(s, "pipeline_tag: text-to-image\n");
     if (c->license && *c->license) {
         ac_str_add(s, "license: ");
@@ -49,7 +49,7 @@ static void put_front_matter(ac_str *s, const ac_card *c)
         ac_str_add(s, "\n");
     }
     ac_str_add(s, "tags: [add-cl]\n");
-    if (c->prompt)
+    if (c->steps)
         ac_str_addf(s, "add_cl.steps: %d\nadd_cl.cfg_scale: %g\n", c->steps, c->guidance);
     ac_str_add(s, "---\n");
 }

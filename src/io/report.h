@@ -71,11 +71,10 @@ typedef struct ac_card {
     const char *config; /* the effective configuration */
     const char *grid;   /* a sheet of samples, a file in the folder */
     const char *shows;  /* what is on it */
-    /* For a model that makes pictures of text; prompt NULL: it does not. */
-    const char *prompt; /* of the examples */
-    int steps;          /* the model's own defaults, which add-cl reads from the card */
+    int steps;          /* for a model that makes pictures of text: its own defaults, which add-cl reads from the card; 0: it is none */
     double guidance;
     int width, height;
+    const char *prompt; /* of the examples; NULL: none are shown */
 } ac_card;
 
 /* Writes <dir>/README.md. */

@@ -444,13 +444,24 @@ static ac_id distance(const step *s, const ac_id *real, const ac_id *fake)
     return ac_scale(g, sum, 1 / (double)n, 0);
 }
 
+/* The real pictures or latents. */
+static ac_id real_ones(const step *s)
+{
+    ac_graph *g = s->g;
+    bool in_latents = s->n->features.unet;
+
+    if (!in_latents && !s->o->decode_real)
+        return ac_input(g, "pixels", AC_F32, ac_dims(4, s->o->B, s->o->side, s->o->side, 3));
+    return in_latents ? ac_input(g, "x0", AC_F32, latent(s)) : decode(s, ac_input(g, "x0", AC_F32, latent(s)));
+}
+
 /* Both players' parts: the value of the student's, the gradients of both. `at` is what the student moves, pictures or latents: it
  * follows the slope of the verdict there as a constant, so that its wish does not reach the heads. */
 static ac_id adversaries(step *s, ac_id at)
 {
     ac_graph *g = s->g;
     const ac_features *f = &s->n->features;
-    ac_id truth = f->unet ? ac_input(g, "x0", AC_F32, latent(s)) : ac_input(g, "pixels", AC_F32, ac_dims(4, s->o->B, s->o->side, s->o->side, 3));
+    ac_id truth = real_ones(s);
     ac_id moved = ac_stop(g, at), seen = s->o->pixels || f->unet ? moved : decode(s, moved);
     ac_id made[AC_TAPS + 1], fake[AC_TAPS + 1], real[AC_TAPS + 1], token = AC_NONE, adv, slope, follow;
 

@@ -42,6 +42,7 @@ typedef struct ac_add_opts {
     int B, h, w, side, T;   /* batch; latent; pictures; tokens */
     int text_dim;           /* width of the text embedding that conditions the heads; 0: none */
     bool image_condition;   /* by the class token of the real picture */
+    bool decode_real;       /* real pictures are what the decoder makes of their latents */
     bool augment;           /* DiffAugment (Zhao et al. 2020) before the features */
     bool adversarial, distill;
     double adversary_weight; /* of the student's wish to be taken for real */
@@ -72,6 +73,7 @@ typedef struct ac_add_opts {
  *                                c (sigma/alpha)^2 in a form that stays finite
  *   nfsd.negative, nfsd.ratio    a sample's: 1 where delta_D has the negative prompt, else 0; sigma/alpha
  *
+ *   x0 [B,h,w,C]                 with decode_real, in place of pixels: real latents
  *   x0, ladd.made, ladd.real     with features of the teacher, in place of pixels: real latents, noises [B,h,w,C]
  *   ladd.t, ladd.x0, ladd.noise  a sample's: time step, and what both latents and noises are multiplied by
  *

@@ -82,6 +82,7 @@ static ac_add_opts options_of(const ac_training *r, const add *a)
                          .T = a->s.T,
                          .text_dim = c->discriminator.text_condition ? r->model->clip[0].width : 0,
                          .image_condition = !in_latents(r) && c->discriminator.image_condition,
+                         .decode_real = !in_latents(r) && c->discriminator.decode_real,
                          .augment = !in_latents(r) && c->discriminator.diffaugment,
                          .adversarial = c->distillation.adversarial_weight > 0,
                          .distill = c->run.method == AC_METHOD_ADD && c->distillation.distillation_weight > 0,
@@ -129,7 +130,7 @@ static ac_features features_of(const ac_training *r, const add *a, ac_net *m)
 }
 
 enum { WHITEN_PICTURES = 512 };
-static const double whiten_floor = 1e-3; /* of the mean variance */
+static const double whiten_floor = 1e-2; /* of the mean variance */
 
 typedef struct whitening {
     ac_whitener sums[AC_TAPS + 1];
@@ -372,7 +373,6 @@ static int feed_noised(const add *a, ac_exec *x)
     size_t n = (size_t)a->s.B * a->s.latents.n * sizeof(float);
     int rc;
 
-    AC_TRY(ac_feed(x, "x0", a->s.x0, n));
     AC_TRY(ac_feed(x, "ladd.made", a->s.noise, n));
     AC_TRY(ac_feed(x, "ladd.real", a->real_noise, n));
     rc = ac_each_feed(&a->noised, x);
@@ -418,6 +418,7 @@ static int feed(ac_training *r, ac_exec *x, const ac_batch *b)
     }
     AC_TRY(ac_feed(x, "x_s", a->s.x, n));
     AC_TRY(ac_feed(x, "noise", a->s.noise, n));
+    AC_TRY(ac_feed(x, "x0", a->s.x0, n));
     AC_TRY(ac_feed(x, "ctx", a->s.ctx, B * states * sizeof(float)));
     AC_TRY(ac_feed(x, "null_ctx", a->s.null_ctx, states * sizeof(float)));
     AC_TRY(ac_feed(x, "negative_ctx", a->negative_ctx, states * sizeof(float)));

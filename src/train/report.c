@@ -179,8 +179,8 @@ int ac_run_card(ac_training *r, const char *dir)
     char *config = NULL, summary[400];
     bool sheet;
     facts f = {.n = 0};
-    ac_card card = {.name = title && title[1] ? title + 1 : c->run.output_dir, .license = "other", .base = slash && slash[1] ? slash + 1 : base, .guidance = c->validation.guidance_scale,
-                    .steps = (int)c->validation.num_inference_steps, .width = (int)c->data.resolution, .height = (int)c->data.resolution,
+    ac_card card = {.name = title && title[1] ? title + 1 : c->run.output_dir, .license = "other", .base = slash && slash[1] ? slash + 1 : base,
+                    .guidance = c->validation.guidance_scale, .steps = r->recipe->pictures == ac_sample_sheet ? (int)c->validation.num_inference_steps : 0, .width = (int)c->data.resolution, .height = (int)c->data.resolution,
                     .prompt = r->prompts.n ? r->prompts.p[0] : NULL};
     int rc;
 
