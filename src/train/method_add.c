@@ -130,7 +130,7 @@ static ac_features features_of(const ac_training *r, const add *a, ac_net *m)
 }
 
 enum { WHITEN_PICTURES = 512 };
-static const double whiten_floor = 3e-3; /* of the mean variance */
+static const double whiten_floor = 1e-3; /* of the mean variance */
 
 typedef struct whitening {
     ac_whitener sums[AC_TAPS + 1];
