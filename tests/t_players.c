@@ -39,15 +39,16 @@ typedef struct arena {
     ac_exec *x;
 } arena;
 
-/* in_latents: the discriminator looks through the teacher. */
-static void arena_open(arena *a, bool adversarial, bool distill, bool in_latents)
+enum { ADVERSARIAL = 1, DISTILL = 2, IN_LATENTS = 4 /* the discriminator looks through the teacher */, DECODE_REAL = 8 };
+
+static void arena_open(arena *a, int with)
 {
     ac_heads heads = {.virtual_batch = 2, .cmap = 4};
     ac_add_nets n;
 
     memset(a, 0, sizeof *a);
-    a->o = (ac_add_opts){.B = B, .h = 4, .w = 4, .side = 16, .T = 3, .text_dim = 8, .image_condition = true, .augment = true, .adversarial = adversarial,
-                         .distill = distill, .adversary_weight = 1, .gamma = 0.1, .lambda = 2.5, .pixels = true, .teacher_steps = 1, .guidance = 1};
+    a->o = (ac_add_opts){.B = B, .h = 4, .w = 4, .side = 16, .T = 3, .text_dim = 8, .image_condition = true, .augment = true,
+                         .adversarial = with & ADVERSARIAL, .distill = with & DISTILL, .decode_real = with & DECODE_REAL, .adversary_weight = 1, .gamma = 0.1, .lambda = 2.5, .pixels = true, .teacher_steps = 1, .guidance = 1};
     a->g = ac_graph_new(test_diag(), AC_F32);
     for (int k = 0; k < PLAYERS; k++) {
         a->set[k] = (ac_params){.dev = test_device(), .dg = test_diag(), .part = player_names[k], .seed = 11 + (uint64_t)k};
@@ -58,11 +59,13 @@ static void arena_open(arena *a, bool adversarial, bool distill, bool in_latents
                       .teacher_unet = &small_unet, .vae = &small_vae, .heads = &heads,
                       .features = {.net = &a->net[FEATURES], .vit = &small_vit, .tap = {0, 1}, .n_taps = 2, .embedding = true}};
     ac_vit_norm(&small_vit, n.features.mean, n.features.std);
-    if (in_latents) {
+    if (with & IN_LATENTS) {
         a->o.augment = a->o.image_condition = a->o.pixels = false;
         n.features = (ac_features){.net = &a->net[TEACHER], .unet = &small_unet, .n_taps = ac_unet_taps(&small_unet)};
     }
     a->loss = ac_add_loss(a->g, &n, &a->o);
+    if (with & DECODE_REAL)
+        ac_set_output(a->g, "real", ac_add_real(a->g, &n, &a->o));
     ac_heads_keep(&heads, a->g);
     ac_heads_free(&heads);
     ac_set_output(a->g, "loss", a->loss);
@@ -78,8 +81,8 @@ static void arena_close(arena *a)
         ac_params_free(&a->set[k]);
 }
 
-/* Random values for every input; those named `other` come from another seed. */
-static void arena_run(arena *a, const char *other)
+/* Random values for every input; those named `other` come from another seed. The real pictures may be given. */
+static void arena_run(arena *a, const char *other, const float *pixels)
 {
     for (size_t i = 0; i < a->g->nodes.n; i++) {
         const ac_node *n = &a->g->nodes.p[i];
@@ -91,7 +94,7 @@ static void arena_run(arena *a, const char *other)
         assert_non_null(v = calloc(count, sizeof *v));
         if (n->type == AC_F32)
             ac_mix_fill(&seed, v, count);
-        must(ac_feed(a->x, n->name, v, count * sizeof *v), test_diag());
+        must(ac_feed(a->x, n->name, pixels && !strcmp(n->name, "pixels") ? pixels : v, count * sizeof *v), test_diag());
         free(v);
     }
     must(ac_run(a->x), test_diag());
@@ -134,14 +137,14 @@ static void learners(void **state)
 
     (void)state;
     for (int with = 1; with < 6; with++) {
-        if (with == 4)
+        if (with == IN_LATENTS)
             continue;
-        arena_open(&a, with & 1, with & 2, with & 4);
+        arena_open(&a, with);
         assert_int_equal(reached(&a, TEACHER), 0);
         assert_int_equal(reached(&a, FEATURES), 0);
-        assert_int_equal(reached(&a, HEADS), with & 1 ? a.set[HEADS].p.n : 0);
+        assert_int_equal(reached(&a, HEADS), with & ADVERSARIAL ? a.set[HEADS].p.n : 0);
         arena_close(&a);
-        arena_open(&a, with & 1, with & 2, with & 4);
+        arena_open(&a, with);
         assert_int_equal(reached(&a, STUDENT), a.set[STUDENT].p.n);
         must(ac_exec_new(test_device(), a.g, NULL, &a.x), test_diag());
         /* The UNet's last filters begin at zero, and so does what lies before them: a little of everything. */
@@ -157,7 +160,7 @@ static void learners(void **state)
             assert_int_equal(ac_var_write(v, x), 0);
             free(x);
         }
-        arena_run(&a, NULL);
+        arena_run(&a, NULL, NULL);
         assert_true(arena_value(&a, "square") > 0);
         arena_close(&a);
     }
@@ -165,15 +168,15 @@ static void learners(void **state)
 
 /* What the student makes changes no verdict on real pictures, nor its slope: they share no batch norm. The spectral norms, which
  * every pass moves, are the same in both runs. */
-static void check_apart(bool in_latents)
+static void check_apart(int with)
 {
     arena a;
     float r1[2], above[2], hinge[2];
 
     for (int k = 0; k < 2; k++) {
-        arena_open(&a, true, false, in_latents);
+        arena_open(&a, with);
         must(ac_exec_new(test_device(), a.g, NULL, &a.x), test_diag());
-        arena_run(&a, k ? "x_s" : NULL);
+        arena_run(&a, k ? "x_s" : NULL, NULL);
         r1[k] = arena_value(&a, "r1");
         above[k] = arena_value(&a, "real_above");
         hinge[k] = arena_value(&a, "hinge");
@@ -187,8 +190,30 @@ static void check_apart(bool in_latents)
 static void apart(void **state)
 {
     (void)state;
-    check_apart(false);
-    check_apart(true);
+    check_apart(ADVERSARIAL);
+    check_apart(ADVERSARIAL | IN_LATENTS);
+}
+
+/* Real pictures that pass the autoencoder are judged as pictures that look so would be. */
+static void decoded(void **state)
+{
+    static const char *const names[] = {"r1", "hinge", "adv"};
+    float value[2][AC_LEN(names)], real[B * 16 * 16 * 3];
+    arena a;
+
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        arena_open(&a, k ? ADVERSARIAL : ADVERSARIAL | DECODE_REAL);
+        must(ac_exec_new(test_device(), a.g, NULL, &a.x), test_diag());
+        arena_run(&a, NULL, k ? real : NULL);
+        for (size_t i = 0; i < AC_LEN(names); i++)
+            value[k][i] = arena_value(&a, names[i]);
+        if (k == 0)
+            must(ac_fetch(a.x, "real", real, sizeof real), test_diag());
+        arena_close(&a);
+    }
+    for (size_t i = 0; i < AC_LEN(names); i++)
+        assert_true(fabsf(value[0][i] - value[1][i]) < 1e-4f * (1 + fabsf(value[0][i])));
 }
 
 /* What heads see with a map is what they see without it, mapped. */
@@ -242,7 +267,7 @@ static void mapped(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(learners), cmocka_unit_test(apart), cmocka_unit_test(mapped)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(learners), cmocka_unit_test(apart), cmocka_unit_test(decoded), cmocka_unit_test(mapped)};
 
     return cmocka_run_group_tests_name("players", tests, device_setup, device_teardown);
 }

@@ -92,6 +92,11 @@ ac_id ac_loss_generator(ac_graph *g, ac_id made)
     return ac_scale(g, ac_mean_all(g, made), -1, 0);
 }
 
+ac_id ac_gradient_alone(ac_graph *g, ac_id x)
+{
+    return ac_sub(g, x, ac_stop(g, x));
+}
+
 double ac_snr_weight_at(ac_snr_weight kind, double gamma, ac_prediction p, double alpha, double sigma)
 {
     double a2 = alpha * alpha, s2 = sigma * sigma; /* S = a2 / s2, S + 1 = 1 / s2 */

@@ -27,6 +27,8 @@ ac_id ac_loss_clip(ac_graph *g, ac_id image, ac_id text, ac_id scale);
 ac_id ac_loss_discriminator(ac_graph *g, ac_id real, ac_id made);
 /* The generator wants verdicts on made pictures large: minus their mean. */
 ac_id ac_loss_generator(ac_graph *g, ac_id made);
+/* 0, with the gradient of x. */
+ac_id ac_gradient_alone(ac_graph *g, ac_id x);
 
 /* Weight of the squared error of a prediction at time step t. */
 typedef enum ac_snr_weight { AC_SNR_NONE, AC_SNR_MIN, AC_SNR_CAPPED } ac_snr_weight;

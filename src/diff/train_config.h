@@ -133,6 +133,7 @@ typedef struct ac_train_cfg {
         bool decode_real, diffaugment;
         double r1_weight, noise_mean, noise_std;
         double learning_rate, adam_beta1, adam_beta2, adam_weight_decay;
+        int64_t lr_warmup_steps;
     } discriminator;
     struct {
         ac_ints student_timesteps;

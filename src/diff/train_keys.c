@@ -220,6 +220,7 @@ const ac_key ac_keys[] = {
         FOR("ladd")),
     KEY(NUM, discriminator, noise_std, "1", "and the deviation of its logit", RANGE(0, 20), FOR("ladd")),
     KEY(NUM, discriminator, learning_rate, "2e-4", "peak learning rate of the heads", RANGE(0, 10), FOR("add|gan|ladd")),
+    KEY(INT, discriminator, lr_warmup_steps, "0", "steps in which it rises from 0", RANGE(0, 1e9), UNIT("steps"), FOR("add|gan|ladd")),
     KEY(NUM, discriminator, adam_beta1, "0", "decay of the gradient's mean", RANGE(0, 0.999999), FOR("add|gan|ladd")),
     KEY(NUM, discriminator, adam_beta2, "0.99", "decay of the squared gradient's mean", RANGE(0, 0.999999999), FOR("add|gan|ladd")),
     KEY(NUM, discriminator, adam_weight_decay, "0", "weight decay of the heads", RANGE(0, 10), FOR("add|gan|ladd")),

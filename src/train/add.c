@@ -186,12 +186,6 @@ static ac_id norm(ac_graph *g, ac_id x)
     return ac_sqrt(g, ac_sum_all(g, ac_mul(g, x, x)));
 }
 
-/* 0, with the gradient of x. */
-static ac_id gradient_of(ac_graph *g, ac_id x)
-{
-    return ac_sub(g, x, ac_stop(g, x));
-}
-
 /* A value of each sample, to be multiplied with [B,h,w,C]. */
 static ac_id per_sample(const step *s, const char *fmt, ...) AC_PRINTF(2, 3);
 static ac_id per_sample(const step *s, const char *fmt, ...)
@@ -285,7 +279,7 @@ static ac_id from_residual(const step *s, ac_id x_hat, ac_id residual)
     double n = g->rc ? 1 : (double)ac_count(ac_shape_of(g, x_hat));
     ac_id slope = ac_scale(g, ac_mul(g, per_sample(s, "c.gradient"), residual), 2 / n, 0);
 
-    return ac_add(g, ac_stop(g, ac_loss_mse(g, residual, ac_fill(g, latent(s), 0), weight(s, "c.value"))), gradient_of(g, ac_sum_all(g, ac_mul(g, ac_stop(g, slope), x_hat))));
+    return ac_add(g, ac_stop(g, ac_loss_mse(g, residual, ac_fill(g, latent(s), 0), weight(s, "c.value"))), ac_gradient_alone(g, ac_sum_all(g, ac_mul(g, ac_stop(g, slope), x_hat))));
 }
 
 /* `at`: the picture of x^, or x^ itself. */
@@ -444,15 +438,13 @@ static ac_id distance(const step *s, const ac_id *real, const ac_id *fake)
     return ac_scale(g, sum, 1 / (double)n, 0);
 }
 
-/* The real pictures or latents. */
-static ac_id real_ones(const step *s)
+ac_id ac_add_real(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o)
 {
-    ac_graph *g = s->g;
-    bool in_latents = s->n->features.unet;
+    const step s = {.g = g, .n = n, .o = o};
 
-    if (!in_latents && !s->o->decode_real)
-        return ac_input(g, "pixels", AC_F32, ac_dims(4, s->o->B, s->o->side, s->o->side, 3));
-    return in_latents ? ac_input(g, "x0", AC_F32, latent(s)) : decode(s, ac_input(g, "x0", AC_F32, latent(s)));
+    if (o->decode_real)
+        return decode(&s, ac_input(g, "x0", AC_F32, latent(&s)));
+    return ac_input(g, "pixels", AC_F32, ac_dims(4, o->B, o->side, o->side, 3));
 }
 
 /* Both players' parts: the value of the student's, the gradients of both. `at` is what the student moves, pictures or latents: it
@@ -461,7 +453,7 @@ static ac_id adversaries(step *s, ac_id at)
 {
     ac_graph *g = s->g;
     const ac_features *f = &s->n->features;
-    ac_id truth = real_ones(s);
+    ac_id truth = f->unet ? ac_input(g, "x0", AC_F32, latent(s)) : ac_add_real(g, s->n, s->o);
     ac_id moved = ac_stop(g, at), seen = s->o->pixels || f->unet ? moved : decode(s, moved);
     ac_id made[AC_TAPS + 1], fake[AC_TAPS + 1], real[AC_TAPS + 1], token = AC_NONE, adv, slope, follow;
 
@@ -484,8 +476,8 @@ static ac_id adversaries(step *s, ac_id at)
     ac_set_output(g, "adv", adv);
     ac_set_output(g, "adv_slope", norm(g, slope));
     ac_set_output(g, "feature_distance", distance(s, real, fake));
-    follow = ac_add(g, ac_stop(g, ac_scale(g, adv, s->o->adversary_weight, 0)), gradient_of(g, follow));
-    return ac_add(g, follow, gradient_of(g, critic(s, real, fake)));
+    follow = ac_add(g, ac_stop(g, ac_scale(g, adv, s->o->adversary_weight, 0)), ac_gradient_alone(g, follow));
+    return ac_add(g, follow, ac_gradient_alone(g, critic(s, real, fake)));
 }
 
 ac_id ac_add_loss(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o)

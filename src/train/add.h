@@ -82,6 +82,9 @@ typedef struct ac_add_opts {
  * feature_distance of the made pictures' mean features from the real ones', squared and relative. */
 ac_id ac_add_loss(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o);
 
+/* The real pictures that heads on a transformer's features judge [B,side,side,3]: input pixels; with decode_real, the decoded input x0. */
+ac_id ac_add_real(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o);
+
 /* Those of the inputs that follow from time steps; sample i's, for s of the student and t of the teacher. */
 int ac_add_times_open(int B, ac_diag *dg, ac_each *a) AC_CHECK_RESULT;
 void ac_add_times_set(ac_each *a, int i, const ac_add_opts *o, const ac_schedule *student, const ac_schedule *teacher, int s, int t);

@@ -148,18 +148,23 @@ static const char *tap_name(int k, char name[32])
 
 static int count_batch(ac_training *r, ac_exec *x, const ac_batch *b, size_t first, void *user)
 {
-    const add *a = r->method;
+    add *a = r->method;
     whitening *w = user;
     size_t B = (size_t)a->o.B, pixels = (size_t)a->o.side * (size_t)a->o.side * 3, width = (size_t)a->vit.width;
     char name[32];
     int rc;
 
-    memcpy(w->image, b->image, b->n * pixels * sizeof(float));
     for (size_t i = 0; i < B; i++) {
         uint64_t augment = ac_row_stream(r, first + i, RANDOM_WHITEN);
         ac_diffaug_draw(&augment, a->o.B, a->o.side, (int)i, a->color[0] + 3 * i, a->place[0] + i * pixels / 3);
     }
-    AC_TRY(ac_feed(x, "image", w->image, B * pixels * sizeof(float)));
+    if (a->o.decode_real) {
+        AC_TRY(ac_student_batch(&a->s, b));
+        AC_TRY(ac_feed(x, "x0", a->s.x0, B * a->s.latents.n * sizeof(float)));
+    } else {
+        memcpy(w->image, b->image, b->n * pixels * sizeof(float));
+        AC_TRY(ac_feed(x, "pixels", w->image, B * pixels * sizeof(float)));
+    }
     AC_TRY(ac_feed(x, "color", a->color[0], B * 3 * sizeof(float)));
     AC_TRY(ac_feed(x, "place", a->place[0], B * pixels / 3 * sizeof(int32_t)));
     AC_TRY(ac_run(x));
@@ -174,10 +179,11 @@ out:
 /* The graph of a batch's features, ready to run; counts what they are. */
 static int features_graph(ac_training *r, add *a, ac_graph *g, whitening *w, ac_exec **x)
 {
-    ac_net net = ac_student_frozen(r, g, &a->features, &a->feature, "image_encoder");
+    ac_net net = ac_student_frozen(r, g, &a->features, &a->feature, "image_encoder"),
+           decoder = ac_student_frozen(r, g, &a->decoder, &r->model->part[AC_VAE], "vae");
     ac_features f = features_of(r, a, &net);
     int B = a->o.B, side = a->o.side;
-    ac_id image = ac_input(g, "image", AC_F32, ac_dims(4, B, side, side, 3)), out[AC_TAPS + 1], token;
+    ac_id image = ac_add_real(g, &(ac_add_nets){.decoder = &decoder, .vae = &r->model->vae, .unet = &r->model->unet}, &a->o), out[AC_TAPS + 1], token;
     char name[32];
 
     memset(f.whiten, 0, sizeof f.whiten);
@@ -228,6 +234,7 @@ out:
     ac_exec_free(x);
     ac_graph_free(g);
     ac_weights_free(&a->features);
+    ac_weights_free(&a->decoder);
     return rc;
 }
 
@@ -386,13 +393,13 @@ static void draw(ac_training *r, add *a, size_t i, uint64_t row)
     uint64_t N = (uint64_t)a->o.B * (uint64_t)r->ranks * (uint64_t)r->stepper.micro, noise = ac_row_stream(r, row, RANDOM_NOISE),
              other = ac_row_stream(r, row, RANDOM_TEACHER_NOISE), step = ac_row_stream(r, row, RANDOM_STEP), time = ac_row_stream(r, row, RANDOM_TEACHER_STEP),
              augment = ac_row_stream(r, row, RANDOM_AUGMENT);
-    size_t which = AC_MIN((size_t)(ac_mix_uniform(&step) * (double)steps->n), steps->n - 1), n = a->s.latents.n;
-    int s = (int)steps->p[which], all = a->s.teacher->cfg.train_steps;
+    size_t n = a->s.latents.n;
+    int s = (int)steps->p[AC_MIN((size_t)(ac_mix_uniform(&step) * (double)steps->n), steps->n - 1)], all = a->s.teacher->cfg.train_steps;
     int t = AC_MIN((int)(((double)(row % N) + ac_mix_uniform(&time)) / (double)N * all), all - 1); /* stratified */
     double alpha, sigma;
 
     ac_schedule_at(a->s.student, s, &alpha, &sigma);
-    if (which == steps->n - 1 && a->s.student->cfg.prediction == AC_PREDICT_EPS) { /* whose schedule does not end in pure noise */
+    if (s == (int)steps->p[steps->n - 1] && a->s.student->cfg.prediction == AC_PREDICT_EPS) { /* whose schedule does not end in pure noise */
         alpha = 0;
         sigma = 1;
     }

@@ -105,12 +105,6 @@ ac_id ac_vae_loss(ac_graph *g, const ac_train_cfg *c, ac_id image, ac_id decoded
     return weighted(g, sum, c->loss.kl_weight, kl);
 }
 
-/* 0, with the gradient of x. */
-static ac_id gradient_of(ac_graph *g, ac_id x)
-{
-    return ac_sub(g, x, ac_stop(g, x));
-}
-
 /* What both adversaries strive for, as one term of the loss. The discriminator sees the decoded picture as a constant,
  * so its own loss does not reach the autoencoder; the slope of its verdict at the picture, as a constant, is what the
  * autoencoder follows, so that the verdict does not reach the discriminator. The term's value is the autoencoder's
@@ -127,8 +121,8 @@ static ac_id adversarial(ac_training *r, ac_graph *g, ac_id image, ac_id decoded
     follow = ac_reshape(g, ac_sum(g, ac_mul(g, ac_stop(g, slope), decoded), 15), ac_dims(2, 1, 1));
     ac_set_output(g, "generator", generator);
     ac_set_output(g, "discriminator", discriminator);
-    sum = ac_scale(g, ac_add(g, ac_stop(g, generator), gradient_of(g, follow)), r->cfg->loss.adversarial_weight, 0);
-    return ac_mul(g, on, ac_add(g, sum, gradient_of(g, discriminator)));
+    sum = ac_scale(g, ac_add(g, ac_stop(g, generator), ac_gradient_alone(g, follow)), r->cfg->loss.adversarial_weight, 0);
+    return ac_mul(g, on, ac_add(g, sum, ac_gradient_alone(g, discriminator)));
 }
 
 static ac_id loss(ac_training *r, ac_graph *g, int B)

@@ -11,10 +11,10 @@
 
 /* ------------------------------------------------------------------------------------------ schedules */
 
-/* Share of its peak that every rate has at update `k`. */
-static double course(const ac_train_cfg *c, int64_t k)
+/* Share of its peak that a rate has at update `k` after `warm` of warmup. */
+static double course(const ac_train_cfg *c, int64_t warm, int64_t k)
 {
-    const int64_t warm = c->optimizer.lr_warmup_steps, max = c->run.max_train_steps;
+    const int64_t max = c->run.max_train_steps;
     double low = c->optimizer.lr_min_ratio, done;
 
     if (k < warm)
@@ -33,7 +33,7 @@ static double course(const ac_train_cfg *c, int64_t k)
 
 double ac_learning_rate(const ac_train_cfg *c, int64_t k)
 {
-    return c->optimizer.learning_rate * course(c, k);
+    return c->optimizer.learning_rate * course(c, c->optimizer.lr_warmup_steps, k);
 }
 
 double ac_ema_decay(const ac_train_cfg *c, int64_t k)
@@ -297,7 +297,7 @@ static int feed_hyper(const ac_training *r, ac_exec *x)
                             .beta1 = c->optimizer.adam_beta1, .beta2 = c->optimizer.adam_beta2, .eps = c->optimizer.adam_epsilon,
                             .decay = c->optimizer.adam_weight_decay, .ema = ac_ema_decay(c, r->at.updates)};
         if (r->sets[k].adversary) {
-            adam.lr = c->discriminator.learning_rate * course(c, r->at.updates);
+            adam.lr = c->discriminator.learning_rate * course(c, c->discriminator.lr_warmup_steps, r->at.updates);
             adam.beta1 = c->discriminator.adam_beta1;
             adam.beta2 = c->discriminator.adam_beta2;
             adam.decay = c->discriminator.adam_weight_decay;
