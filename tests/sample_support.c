@@ -54,10 +54,8 @@ void clear_log(void)
 const char *shipped_model(void)
 {
     static char path[4096];
-    const char *src = getenv("srcdir");
 
-    snprintf(path, sizeof path, "%s/models/emoji-teacher", src && *src ? src : ".");
-    return path;
+    return source_path(path, sizeof path, "models/emoji-teacher");
 }
 
 addcl_model *open_model(const char *path, addcl_type type)

@@ -8,18 +8,24 @@
 #include <unistd.h>
 #include "base/half.h"
 
+char *source_path(char *buf, size_t n, const char *rel)
+{
+    const char *src = getenv("srcdir");
+    int len = snprintf(buf, n, "%s/%s", src && *src ? src : ".", rel);
+
+    assert_true(len > 0 && (size_t)len < n);
+    return buf;
+}
+
 const char *fixture_dir(void)
 {
     static char dir[4096];
-    const char *env = getenv("ADDCL_FIXTURES"), *src = getenv("srcdir");
+    const char *env = getenv("ADDCL_FIXTURES");
 
     if (env && *env)
         return env;
-    if (!src || !*src)
-        src = ".";
-    snprintf(dir, sizeof dir, "%s/../shared/fixtures", src);
-    if (access(dir, X_OK) != 0)
-        snprintf(dir, sizeof dir, "%s/tests/data", src);
+    if (access(source_path(dir, sizeof dir, "../shared/fixtures"), X_OK) != 0)
+        source_path(dir, sizeof dir, "tests/data");
     return dir;
 }
 

@@ -22,8 +22,10 @@
 #define SANITIZED 0
 #endif
 
-/* Folder of the fixtures: $ADDCL_FIXTURES; else <srcdir>/../shared/fixtures where it exists; else <srcdir>/tests/data.
- * <srcdir> is $srcdir as automake sets it, "." without. */
+/* Path of `rel` in the source tree, in buf, which it returns: below $srcdir as automake sets it, "." without. */
+char *source_path(char *buf, size_t n, const char *rel);
+
+/* Folder of the fixtures: $ADDCL_FIXTURES; else ../shared/fixtures beside the source tree where it exists; else its tests/data. */
 const char *fixture_dir(void);
 
 /* Path of the fixture `rel` in buf. False, with a line on stderr, when it is missing: the test then calls skip(). */

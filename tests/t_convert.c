@@ -175,15 +175,6 @@ static bool make_model(const char *dir, bool xl)
 
 /* ------------------------------------------------------------------------------------------------- tests */
 
-/* The model that ships with the program: in the source tree, or beside the fixtures. */
-static bool find_shipped(char path[4096])
-{
-    const char *src = getenv("srcdir");
-
-    snprintf(path, 4096, "%s/models/emoji-teacher", src && *src ? src : ".");
-    return ac_is_dir(path) || fixture_path(path, 4096, "../models/emoji-teacher");
-}
-
 static void test_shipped_model(void **state)
 {
     static const char *const weights[] = {"unet/" UNET_FILE, "vae/" UNET_FILE, "text_encoder/model.safetensors"};
@@ -202,8 +193,7 @@ static void test_shipped_model(void **state)
     ac_st *st;
 
     (void)state;
-    if (!find_shipped(model))
-        skip();
+    source_path(model, sizeof model, "models/emoji-teacher");
     convert(model, file, -1, NULL);
     st = open_st("", file);
     assert_non_null(ac_st_find(st, "model.diffusion_model.output_blocks.1.1.conv.weight"));

@@ -19,12 +19,10 @@ static char towers[4096], data[4096];
 
 static int setup(void **state)
 {
-    const char *src = getenv("srcdir");
-
     if (temp_setup(state) != 0)
         return -1;
-    snprintf(data, sizeof data, "%s/examples/emoji/data64", src && *src ? src : ".");
-    snprintf(towers, sizeof towers, "%s/models/emoji-clip", src && *src ? src : ".");
+    source_path(data, sizeof data, "examples/emoji/data64");
+    source_path(towers, sizeof towers, "models/emoji-clip");
     ctx = addcl_new();
     return ctx && addcl_open_device(ctx, NULL) == 0 ? 0 : -1;
 }

@@ -17,10 +17,8 @@
 static const char *model_path(void)
 {
     static char path[4096];
-    const char *src = getenv("srcdir");
 
-    snprintf(path, sizeof path, "%s/models/emoji-teacher", src && *src ? src : ".");
-    return path;
+    return source_path(path, sizeof path, "models/emoji-teacher");
 }
 
 static int sample(addcl_model *m)
