@@ -48,9 +48,9 @@ static char *default_model(void)
     char *file, *dir;
 
     if (!env || !*env)
-        return shipped("emoji-teacher", "model_index.json");
+        return shipped("emoji-turbo", "model_index.json");
     file = ac_path_join(env, "model_index.json");
-    dir = file && ac_exists(file) ? ac_strdup(env) : ac_path_join(env, "emoji-teacher");
+    dir = file && ac_exists(file) ? ac_strdup(env) : ac_path_join(env, "emoji-turbo");
     free(file);
     return dir;
 }

@@ -60,7 +60,7 @@ AC_CHECK_RESULT int ac_eval_page_write(const char *path, const ac_eval_page *p, 
 /* The model card of an exported model. Texts are Markdown, except where they are names. What is NULL or empty is left
  * out with its heading. */
 typedef struct ac_card {
-    const char *name;               /* "emoji-teacher" */
+    const char *name;               /* "emoji-turbo" */
     const char *summary;            /* a paragraph: what the model makes, and from what */
     const char *license;            /* front matter: "mit", "apache-2.0", "other" */
     const char *base;               /* the model it was trained from, a name or a path; NULL: from scratch */
