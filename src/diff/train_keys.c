@@ -225,7 +225,7 @@ const ac_key ac_keys[] = {
     KEY(NUM, discriminator, adam_beta2, "0.99", "decay of the squared gradient's mean", RANGE(0, 0.999999999), FOR("add|gan|ladd")),
     KEY(NUM, discriminator, adam_weight_decay, "0", "weight decay of the heads", RANGE(0, 10), FOR("add|gan|ladd")),
 
-    KEY(INTS, distillation, student_timesteps, "249, 499, 749, 999", "time steps at which the student learns; the last is pure noise",
+    KEY(INTS, distillation, student_timesteps, "249, 499, 749, 999", "time steps at which the student learns, one that is listed twice twice as often; the last is pure noise",
         RANGE(0, 99999), FOR("add|gan|ladd")),
     KEY(WORD, distillation, student_init, "pretrained", "where the student begins: as the teacher, or at random",
         WORDS("pretrained|random"), FOR(STUDENTS)),

@@ -159,7 +159,7 @@ static int count_batch(ac_training *r, ac_exec *x, const ac_batch *b, size_t fir
         ac_diffaug_draw(&augment, a->o.B, a->o.side, (int)i, a->color[0] + 3 * i, a->place[0] + i * pixels / 3);
     }
     if (a->o.decode_real) {
-        AC_TRY(ac_student_batch(&a->s, b));
+        AC_TRY(ac_latents_get(&a->s.latents, b, a->s.x0));
         AC_TRY(ac_feed(x, "x0", a->s.x0, B * a->s.latents.n * sizeof(float)));
     } else {
         memcpy(w->image, b->image, b->n * pixels * sizeof(float));
