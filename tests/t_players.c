@@ -48,7 +48,8 @@ static void arena_open(arena *a, int with)
 
     memset(a, 0, sizeof *a);
     a->o = (ac_add_opts){.B = B, .h = 4, .w = 4, .side = 16, .T = 3, .text_dim = 8, .image_condition = true, .augment = true,
-                         .adversarial = with & ADVERSARIAL, .distill = with & DISTILL, .decode_real = with & DECODE_REAL, .adversary_weight = 1, .gamma = 0.1, .lambda = 2.5, .pixels = true, .teacher_steps = 1, .guidance = 1};
+                         .adversarial = with & ADVERSARIAL, .distill = with & DISTILL, .decode_real = with & DECODE_REAL,
+                         .adversary_weight = 1, .gamma = 0.1, .lambda = 2.5, .pixels = true, .teacher_steps = 1, .guidance = 1};
     a->g = ac_graph_new(test_diag(), AC_F32);
     for (int k = 0; k < PLAYERS; k++) {
         a->set[k] = (ac_params){.dev = test_device(), .dg = test_diag(), .part = player_names[k], .seed = 11 + (uint64_t)k};
@@ -65,7 +66,7 @@ static void arena_open(arena *a, int with)
     }
     a->loss = ac_add_loss(a->g, &n, &a->o);
     if (with & DECODE_REAL)
-        ac_set_output(a->g, "real", ac_add_real(a->g, &n, &a->o));
+        ac_set_output(a->g, "real", ac_vae_decode(&a->net[DECODER], &small_vae, ac_input(a->g, "x0", AC_F32, ac_dims(4, B, 4, 4, 4))));
     ac_heads_keep(&heads, a->g);
     ac_heads_free(&heads);
     ac_set_output(a->g, "loss", a->loss);
