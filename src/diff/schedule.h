@@ -66,6 +66,7 @@ int ac_sampler_by_name(const char *name);
 int ac_prediction_by_name(const char *name);
 int ac_spacing_by_name(const char *name);
 const char *ac_sampler_name(ac_sampler_kind kind);        /* "euler" "euler_a" "ddim" "lcm" "dpmpp_2m" */
+const char *ac_sampler_class(ac_sampler_kind kind);       /* diffusers' class: "EulerDiscreteScheduler" and so on */
 const char *ac_prediction_name(ac_prediction prediction); /* "epsilon" "v_prediction" "sample" */
 const char *ac_spacing_name(ac_spacing spacing);          /* "trailing" "leading" "linspace" */
 

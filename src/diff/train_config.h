@@ -154,7 +154,7 @@ typedef struct ac_train_cfg {
         int64_t sample_steps; /* 0: never */
         const char *validation_prompts_file;
         int64_t num_validation_images;
-        ac_sampler_kind sampler;
+        int sampler; /* ac_sampler_kind; beyond: the model's own */
         double guidance_scale;
         int64_t num_inference_steps;
         int64_t validation_seed;

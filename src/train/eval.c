@@ -136,11 +136,11 @@ int ac_sample_sheet(ac_training *r, const char *path)
 {
     const ac_train_cfg *c = r->cfg;
     size_t n = AC_MIN((size_t)c->validation.num_validation_images, r->prompts.n);
-    int side = (int)c->data.resolution, rc = 0;
+    int side = (int)c->data.resolution, sampler = c->validation.sampler, rc = 0;
     sheet s = {ac_calloc(n * (size_t)side * (size_t)side * 3, sizeof(float)), side, side};
     addcl_sample_opts o = {.prompts = (const char *const *)r->prompts.p, .n_prompts = n, .count = (int)n, .batch_size = (int)AC_MIN(n, (size_t)16),
                            .steps = (int)c->validation.num_inference_steps, .cfg_scale = c->validation.guidance_scale, .width = side,
-                           .height = side, .seed = c->validation.validation_seed, .sampler = ac_sampler_name((ac_sampler_kind)c->validation.sampler),
+                           .height = side, .seed = c->validation.validation_seed, .sampler = sampler > AC_DPMPP_2M ? NULL : ac_sampler_name((ac_sampler_kind)sampler),
                            .on_image = take_image, .user = &s};
 
     if (!s.pixels)

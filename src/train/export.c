@@ -316,7 +316,7 @@ out:
 static int export_scheduler(ac_training *r, const char *dir)
 {
     const ac_schedule_cfg *c = &r->model->sch->cfg;
-    const char *given = r->cfg->model.scheduler;
+    const char *given = r->cfg->model.scheduler, *class = r->model->scheduler_class;
     char *path = *given ? ac_path_join(given, "scheduler_config.json") : ac_printf("%s/scheduler/scheduler_config.json", r->model->path);
     char *to = ac_path_join(dir, "scheduler");
     ac_json file = {0};
@@ -332,7 +332,9 @@ static int export_scheduler(ac_training *r, const char *dir)
               : json_pack("{s:s, s:s, s:i, s:s, s:f, s:f, s:b, s:b, s:s, s:i}", "_class_name", "DDIMScheduler", "_diffusers_version", "0.27.0",
                           "num_train_timesteps", c->train_steps, "beta_schedule", "scaled_linear", "beta_start", c->beta_start, "beta_end",
                           c->beta_end, "clip_sample", 0, "set_alpha_to_one", 0, "timestep_spacing", "trailing", "steps_offset", 1);
-    if (!j || json_object_set_new(j, "prediction_type", json_string(ac_prediction_name(c->prediction))) ||
+    if (!j || (class && *class && (json_object_set_new(j, "_class_name", json_string(class)) ||
+                                   json_object_set_new(j, "timestep_spacing", json_string(ac_spacing_name(c->spacing))))) ||
+        json_object_set_new(j, "prediction_type", json_string(ac_prediction_name(c->prediction))) ||
         json_object_set_new(j, "rescale_betas_zero_snr", json_boolean(c->zero_snr || r->cfg->loss.zero_terminal_snr)))
         rc = ac_nomem(r->dg, sizeof *j);
     AC_TRY(rc);

@@ -246,7 +246,7 @@ static int open_add(ac_training *r)
     if (!a)
         return ac_nomem(r->dg, sizeof *a);
     r->method = a;
-    AC_TRY(ac_student_open(r, true, &a->s));
+    AC_TRY(ac_student_open(r, true, AC_LCM, &a->s));
     AC_TRY(check_steps(r, a));
     if (r->cfg->distillation.adversarial_weight > 0 && !in_latents(r))
         AC_TRY(open_features(r, a));

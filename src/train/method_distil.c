@@ -21,7 +21,7 @@ typedef struct distil {
 
 /* ------------------------------------------------------------------------------------------ opening */
 
-static int open_distil(ac_training *r, bool pure_noise, const char *const *name, int names)
+static int open_distil(ac_training *r, bool pure_noise, ac_sampler_kind sampler, const char *const *name, int names)
 {
     distil *m = ac_calloc(1, sizeof *m);
     int rc;
@@ -29,7 +29,7 @@ static int open_distil(ac_training *r, bool pure_noise, const char *const *name,
     if (!m)
         return ac_nomem(r->dg, sizeof *m);
     r->method = m;
-    AC_TRY(ac_student_open(r, pure_noise, &m->s));
+    AC_TRY(ac_student_open(r, pure_noise, sampler, &m->s));
     rc = ac_each_open(name, names, m->s.B, r->dg, &m->each);
 out:
     return rc;
@@ -118,7 +118,7 @@ static int drawn(const ac_training *r, uint64_t row, int n)
 
 static int open_lcm(ac_training *r)
 {
-    int rc = open_distil(r, false, ac_lcm_names, AC_LCM_VALUES);
+    int rc = open_distil(r, false, AC_LCM, ac_lcm_names, AC_LCM_VALUES);
 
     for (int k = 1; k <= 4 && rc == 0; k++) /* those of four steps */
         rc = measure_at(r, (int64_t)r->model->sch->cfg.train_steps * k / 4 - 1);
@@ -160,7 +160,7 @@ out:
 
 static int open_progressive(ac_training *r)
 {
-    int steps = (int)r->cfg->distillation.student_steps, rc = open_distil(r, true, ac_progressive_names, AC_PRO_VALUES);
+    int steps = (int)r->cfg->distillation.student_steps, rc = open_distil(r, true, AC_DDIM, ac_progressive_names, AC_PRO_VALUES);
 
     for (int k = 1; k <= steps && rc == 0; k++)
         rc = measure_at(r, lround((double)r->model->sch->cfg.train_steps * k / steps) - 1);
@@ -261,7 +261,7 @@ static int open_reflow(ac_training *r)
     distil *m;
     int rc;
 
-    AC_TRY(open_distil(r, true, reflow_names, 1));
+    AC_TRY(open_distil(r, true, AC_DDIM, reflow_names, 1));
     m = r->method;
     AC_TRY(open_sampler(r, m));
     AC_TRY(measure_at(r, r->model->sch->cfg.train_steps / 2 - 1));

@@ -68,16 +68,23 @@ static int check_parts(const ac_training *r)
 }
 
 /* Where noise is predicted, x0 cannot be told from pure noise: such a student keeps its schedule. */
-static int open_schedules(ac_training *r, bool pure_noise, ac_student *s)
+static int open_schedules(ac_training *r, bool pure_noise, ac_sampler_kind sampler, ac_student *s)
 {
-    ac_schedule_cfg c = r->model->sch->cfg;
-    int rc;
+    addcl_model *m = r->model;
+    ac_schedule_cfg c = m->sch->cfg;
+    char *class = ac_strdup(ac_sampler_class(sampler));
+    int rc = class ? 0 : ac_nomem(r->dg, 1);
 
+    AC_TRY(rc);
+    free(m->scheduler_class); /* the exported scheduler and the samples go by all of this */
+    m->scheduler_class = class;
     AC_TRY(ac_schedule_new(&c, r->dg, &s->teacher));
+    c.sampler = sampler;
+    c.spacing = AC_TRAILING;
     c.zero_snr |= pure_noise && c.prediction != AC_PREDICT_EPS;
     AC_TRY(ac_schedule_new(&c, r->dg, &s->student));
-    r->model->sch->cfg.zero_snr = c.zero_snr; /* the exported scheduler and the samples go by it */
-    memcpy(r->model->sch->abar, s->student->abar, (size_t)c.train_steps * sizeof *s->student->abar);
+    m->sch->cfg = s->student->cfg;
+    memcpy(m->sch->abar, s->student->abar, (size_t)c.train_steps * sizeof *s->student->abar);
 out:
     return rc;
 }
@@ -96,13 +103,13 @@ static int allocate(ac_student *s)
     return s->x0 && s->x && s->noise && s->ctx && s->null_ctx && s->pooled && s->weight ? 0 : ac_nomem(s->r->dg, (3 * n + B * states) * sizeof(float));
 }
 
-int ac_student_open(ac_training *r, bool pure_noise, ac_student *s)
+int ac_student_open(ac_training *r, bool pure_noise, ac_sampler_kind sampler, ac_student *s)
 {
     int rc, positions;
 
     *s = (ac_student){.r = r, .B = (int)r->cfg->data.train_batch_size, .context = r->model->unet.context};
     AC_TRY(check_parts(r));
-    AC_TRY(open_schedules(r, pure_noise, s));
+    AC_TRY(open_schedules(r, pure_noise, sampler, s));
     positions = r->model->clip[0].positions;
     s->T = r->cfg->data.max_token_length ? (int)AC_MIN(r->cfg->data.max_token_length, positions) : positions;
     AC_TRY(ac_states_open(r, s->T, &s->states));

@@ -34,8 +34,8 @@ typedef struct ac_student {
 } ac_student;
 
 /* Opens all but the graph, and adds the student's parameters to the run. pure_noise: the student's schedule ends in noise alone, as
- * far as its prediction allows; that is exported, too. */
-int ac_student_open(ac_training *r, bool pure_noise, ac_student *s) AC_CHECK_RESULT;
+ * far as its prediction allows. That is exported, too, and so is the sampler that suits such a student, with trailing steps. */
+int ac_student_open(ac_training *r, bool pure_noise, ac_sampler_kind sampler, ac_student *s) AC_CHECK_RESULT;
 void ac_student_close(ac_student *s);
 ac_net ac_student_frozen(ac_training *r, ac_graph *g, ac_weights *w, const ac_part *p, const char *part);
 /* The teacher in graph g. */
