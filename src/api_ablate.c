@@ -31,14 +31,15 @@ static int train(job *j, const ac_ablation_row *row, int64_t seed)
 {
     const ac_ablation *p = &j->a->plan;
     const addcl_train_opts o = {.mode = ADDCL_TRAIN_RUN, .resume = 1, .report = j->o->report, .stop = j->o->stop, .user = j->o->user};
-    size_t n = row->sets.n;
+    size_t all = p->settings.n, n = all + row->sets.n;
     char **set = ac_calloc(n + 2, sizeof *set);
     addcl_training *t = NULL;
     int rc;
 
     if (!set)
         return ac_nomem(&j->ctx->dg, (n + 2) * sizeof *set);
-    memcpy(set, row->sets.p, n * sizeof *set);
+    for (size_t i = 0; i < n; i++)
+        set[i] = i < all ? p->settings.p[i] : row->sets.p[i - all];
     set[n] = ac_printf("run.output_dir=%s/run", j->folder);
     set[n + 1] = ac_printf("run.seed=%lld", (long long)seed);
     rc = set[n] && set[n + 1] ? addcl_training_open(j->ctx, p->base, (const char *const *)set, n + 2, &t) : ac_nomem(&j->ctx->dg, strlen(j->folder));

@@ -10,7 +10,7 @@
 #include "base/guess.h"
 #include "io/ini.h"
 
-typedef enum kind { PATH, TEXT, NUMBER, REAL, NUMBERS } kind;
+typedef enum kind { PATH, TEXT, NUMBER, REAL, NUMBERS, SETS } kind;
 
 static const struct {
     const char *name;
@@ -22,7 +22,7 @@ static const struct {
     KEY(PATH, base, 0),      KEY(PATH, output_dir, 0), KEY(NUMBERS, seeds, 0),       KEY(PATH, prompts_file, 0),   KEY(NUMBER, images, 2),
     KEY(NUMBER, steps, 0),   KEY(REAL, guidance, -1),  KEY(TEXT, sampler, 0),        KEY(NUMBER, image_seed, 0),   KEY(NUMBER, batch_size, 1),
     KEY(PATH, reference, 0), KEY(PATH, features, 0),   KEY(PATH, clip, 0),           KEY(TEXT, caption, 0),        KEY(TEXT, caption_values, 0),
-    KEY(TEXT, filter, 0),
+    KEY(TEXT, filter, 0),    KEY(SETS, settings, 0),
 #undef KEY
 };
 
@@ -52,6 +52,27 @@ static int read_numbers(const char *text, ac_ablation *a, ac_diag *dg, bool *goo
     }
     *good &= a->seeds.n > 0;
     free(list);
+    return 0;
+}
+
+/* Overrides between '&'. */
+static int take_sets(ac_lines *sets, const char *path, const ac_ini_entry *e, ac_diag *dg)
+{
+    for (const char *p = e->value; *p;) {
+        size_t n = strcspn(p, "&"), len = n;
+        char *one;
+        while (len && strchr(" \t", p[len - 1]))
+            len--;
+        one = ac_strndup(p, len);
+        if (!one || !AC_PUSH(sets, one)) {
+            free(one);
+            return ac_nomem(dg, len + 1);
+        }
+        if (!strchr(one, '.') || !strchr(one, '='))
+            return ac_fail(dg, ADDCL_E_ARG, "%s:%d: '%s': expected section.key=value, with & between several", path, e->line, one);
+        p += n + (p[n] == '&');
+        p += strspn(p, " \t");
+    }
     return 0;
 }
 
@@ -90,6 +111,9 @@ static int take_key(ac_ablation *a, const char *path, const ac_ini_entry *e, ac_
     case NUMBERS:
         rc = read_numbers(e->value, a, dg, &good);
         break;
+    case SETS:
+        rc = take_sets(field, path, e, dg);
+        break;
     }
     return good ? rc : ac_fail(dg, ADDCL_E_ARG, "%s:%d: [ablation] %s = %s: expected %s", path, e->line, e->key, e->value,
                                keys[i].kind == NUMBERS ? "whole numbers, with commas between" : "a number");
@@ -112,24 +136,24 @@ static char *slug(const char *text)
     return s;
 }
 
-/* Overrides between '&'. */
-static int take_sets(ac_ablation_row *row, const char *path, const ac_ini_entry *e, ac_diag *dg)
+static bool same_sets(const ac_lines *a, const ac_lines *b)
 {
-    for (const char *p = e->value; *p;) {
-        size_t n = strcspn(p, "&"), len = n;
-        char *one;
-        while (len && strchr(" \t", p[len - 1]))
-            len--;
-        one = ac_strndup(p, len);
-        if (!one || !AC_PUSH(&row->sets, one)) {
-            free(one);
-            return ac_nomem(dg, len + 1);
+    bool same = a->n == b->n;
+
+    for (size_t i = 0; i < a->n && same; i++)
+        same = !strcmp(a->p[i], b->p[i]);
+    return same;
+}
+
+/* A row that sets what an earlier one of another table does is that one: it is trained once. */
+static int share_folder(const ac_ablation *a, ac_ablation_row *row, ac_diag *dg)
+{
+    for (const ac_ablation_row *r = a->rows.p; r < row; r++)
+        if (same_sets(&r->sets, &row->sets)) {
+            free(row->folder);
+            row->folder = ac_strdup(r->folder);
+            return row->folder ? 0 : ac_nomem(dg, strlen(r->folder));
         }
-        if (!strchr(one, '.') || !strchr(one, '='))
-            return ac_fail(dg, ADDCL_E_ARG, "%s:%d: '%s': expected section.key=value, with & between several", path, e->line, one);
-        p += n + (p[n] == '&');
-        p += strspn(p, " \t");
-    }
     return 0;
 }
 
@@ -151,12 +175,12 @@ static int take_row(ac_ablation *a, const char *path, const ac_ini_entry *e, ac_
     last = &a->rows.p[a->rows.n - 1];
     if (!last->table || !last->name || !last->folder)
         return ac_nomem(dg, strlen(e->section) + strlen(e->key));
-    rc = take_sets(last, path, e, dg);
+    rc = take_sets(&last->sets, path, e, dg);
     for (size_t i = 0; i + 1 < a->rows.n && rc == 0; i++)
         if (!strcmp(a->rows.p[i].folder, last->folder))
             rc = ac_fail(dg, ADDCL_E_ARG, "%s:%d: [%s] %s: its folder %s is that of '%s', too", path, e->line, e->section, e->key, last->folder,
                          a->rows.p[i].name);
-    return rc;
+    return rc ? rc : share_folder(a, last, dg);
 }
 
 static int check(const ac_ablation *a, const char *path, ac_diag *dg)
@@ -203,11 +227,10 @@ void ac_ablation_free(ac_ablation *a)
         free(r->table);
         free(r->name);
         free(r->folder);
-        for (size_t k = 0; k < r->sets.n; k++)
-            free(r->sets.p[k]);
-        free(r->sets.p);
+        ac_lines_free(&r->sets);
     }
     free(a->rows.p);
+    ac_lines_free(&a->settings);
     free(a->seeds.p);
     *a = (ac_ablation){0};
 }
