@@ -1,35 +1,142 @@
 /*
- * winograd.cl - 3x3 convolution of stride 1 on CPUs with 16 instead of 36 multiplications for 2 x 2 pixels, after
- * Winograd's F(2x2, 3x3) (Lavin and Gray 2016).
+ * winograd.cl - convolution of stride 1 on CPUs with less multiplications, after Winograd (Lavin and Gray 2016): 3x3
+ * filters as F(2x2, 3x3), with 16 instead of 36 for 2 x 2 pixels; with LINE 1x9 filters as F(2x3, 3x3), with 20 instead
+ * of 54 for 6 pixels.
  *
- *   Y = A^T [sum_c (G g_c G^T) * (B^T d_c B)] A,  * elementwise
+ *   Y = A^T [sum_c (G g_c G^T) * (B^T d_c B')] A',  * elementwise
  *
- * d: a patch of 4 x 4 input pixels, g: a filter, Y: 2 x 2 output pixels; G g G^T is made once by winograd_pack. For each
- * of the 16 places of a patch the sum over c is a product of patches by channels, as register tiles make it.
+ * d: a patch of 4 x 4 (4 x 5) input pixels, g: a filter, Y: 2 x 2 (2 x 3) output pixels; G g G'^T is made once by
+ * winograd_pack. For each of the 16 (20) places of a patch the sum over c is a product of patches by channels, as register
+ * tiles make it.
+ *
+ * 1x9: y[3 i + j] = sum over a, b < 3 of w[3 a + b] x[3 (i + a) + (j + b)]. So a line is a picture whose rows begin three
+ * pixels apart and overlap, the filter one of 3 x 3, and the outputs of a patch lie beside one another.
  */
 
 #if VW > 1
 
-#define PLACES 16
+#ifdef LINE
+#define ACROSS     3 /* outputs of a patch in a row */
+#define ROW_PITCH  3 /* from a row of a patch to the next along a line, */
+#define ROW_HEIGHT 0 /* and down the picture */
+#else
+#define ACROSS     2
+#define ROW_PITCH  0
+#define ROW_HEIGHT 1
+#endif
+#define WIDTH  (ACROSS + 2)
+#define PLACES (4 * WIDTH)
+#define OUTS   (2 * ACROSS)
 #define MOST_V (16 * 44 * 64) /* floats of transformed patches, MOST_T register tiles: within a core's second cache */
 #define MOST_T (16 * 12)
 
+/* Patches down and across an output of n pixels. */
+#define PATCHES_DOWN(n)   (ROW_HEIGHT ? ((n) + 1) / 2 : (n))
+#define PATCHES_ACROSS(n) (ROW_HEIGHT ? ((n) + 1) / 2 : ((n) + OUTS - 1) / OUTS)
+
 /* Of patch `m`, counted through lines of `columns`, `lines` of them and all images: its image, and its upper left pixel. */
 #define PLACE_PATCH(m)                                                                                                 \
-    const int line = (m) / columns, image = line / lines, top = line % lines * 2, left = (m) % columns * 2;
+    const int line = (m) / columns, image = line / lines, top = line % lines * (ROW_HEIGHT ? 2 : 1),                   \
+              left = (m) % columns * (ROW_HEIGHT ? ACROSS : OUTS);
+
+/* Of place (i, j) of a patch: pixels down and to the right. */
+#define DOWN(i, j)  ((i) * ROW_HEIGHT)
+#define RIGHT(i, j) ((i) * ROW_PITCH + (j))
 
 DEFINE_MULTIPLY(multiply, __private, __global, 2)
 
-/* B^T d B of VW channels; from[p]: place p of the patch, v[p step]: where it goes. */
+/* ---- The transforms across a row, of VW channels: q = B'^T d, A'^T m, G' g, and for gradients A' g, G'^T s. ---- */
+
+void patch_across(floatv q[WIDTH], const floatv d[WIDTH])
+{
+#ifdef LINE
+    q[0] = 2.0f * (d[0] - d[2]) + (d[3] - d[1]);
+    q[1] = d[3] - d[2] - 2.0f * d[1];
+    q[2] = d[3] - 3.0f * d[2] + 2.0f * d[1];
+    q[3] = d[3] - d[1];
+    q[4] = 2.0f * (d[1] - d[3]) + (d[4] - d[2]);
+#else
+    q[0] = d[0] - d[2];
+    q[1] = d[1] + d[2];
+    q[2] = d[2] - d[1];
+    q[3] = d[1] - d[3];
+#endif
+}
+
+void sums_across(floatv y[ACROSS], const floatv m[WIDTH])
+{
+    y[0] = m[0] + m[1] + m[2];
+    y[1] = m[1] - m[2];
+#ifdef LINE
+    y[0] += m[3];
+    y[1] += 2.0f * m[3];
+    y[2] = m[1] + m[2] + 4.0f * m[3] + m[4];
+#else
+    y[1] -= m[3];
+#endif
+}
+
+void filter_across(floatv q[WIDTH], const floatv g[3])
+{
+#ifdef LINE
+    q[0] = 0.5f * g[0];
+    q[1] = -0.5f * (g[0] + g[1] + g[2]);
+    q[2] = (1.0f / 6) * (g[1] - g[0] - g[2]);
+    q[3] = (1.0f / 6) * g[0] + (1.0f / 3) * g[1] + (2.0f / 3) * g[2];
+#else
+    q[0] = g[0];
+    q[1] = 0.5f * (g[0] + g[1] + g[2]);
+    q[2] = 0.5f * (g[0] - g[1] + g[2]);
+#endif
+    q[WIDTH - 1] = g[2];
+}
+
+void gradient_across(floatv q[WIDTH], const floatv g[ACROSS])
+{
+    q[0] = g[0];
+#ifdef LINE
+    q[1] = g[0] + g[1] + g[2];
+    q[2] = g[0] - g[1] + g[2];
+    q[3] = g[0] + 2.0f * g[1] + 4.0f * g[2];
+    q[4] = g[2];
+#else
+    q[1] = g[0] + g[1];
+    q[2] = g[0] - g[1];
+    q[3] = -g[1];
+#endif
+}
+
+void taps_across(floatv y[3], const floatv s[WIDTH])
+{
+#ifdef LINE
+    y[0] = 0.5f * (s[0] - s[1]) + (1.0f / 6) * (s[3] - s[2]);
+    y[1] = (1.0f / 6) * s[2] + (1.0f / 3) * s[3] - 0.5f * s[1];
+    y[2] = (2.0f / 3) * s[3] - 0.5f * s[1] - (1.0f / 6) * s[2] + s[4];
+#else
+    y[0] = s[0] + 0.5f * (s[1] + s[2]);
+    y[1] = 0.5f * (s[1] - s[2]);
+    y[2] = s[3] + 0.5f * (s[1] + s[2]);
+#endif
+}
+
+/* Row i of a patch's places, to q[j] at v[(i WIDTH + j) step]. */
+void put_row(floatv q[WIDTH], float *v, int i, int step)
+{
+#pragma unroll
+    for (int j = 0; j < WIDTH; j++)
+        put(q[j], v + (i * WIDTH + j) * step);
+}
+
+/* B^T d B' of VW channels; from[p]: place p of the patch, v[p step]: where it goes. */
 void transform_patch(float *v, int step, __global const float *const *from, int c, int left)
 {
-    floatv d[4][4];
+    floatv d[4][WIDTH];
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
+    for (int j = 0; j < WIDTH; j++) {
         floatv x[4];
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            x[i] = left >= VW ? vloadv(0, from[4 * i + j] + c) : load_part(from[4 * i + j] + c, left);
+            x[i] = left >= VW ? vloadv(0, from[WIDTH * i + j] + c) : load_part(from[WIDTH * i + j] + c, left);
         d[0][j] = x[0] - x[2];
         d[1][j] = x[1] + x[2];
         d[2][j] = x[2] - x[1];
@@ -37,39 +144,35 @@ void transform_patch(float *v, int step, __global const float *const *from, int 
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        put(d[i][0] - d[i][2], v + (4 * i + 0) * step);
-        put(d[i][1] + d[i][2], v + (4 * i + 1) * step);
-        put(d[i][2] - d[i][1], v + (4 * i + 2) * step);
-        put(d[i][1] - d[i][3], v + (4 * i + 3) * step);
+        floatv q[WIDTH];
+        patch_across(q, d[i]);
+        put_row(q, v, i, step);
     }
 }
 
-/* A^T m A of VW channels: y[i][j] from place p at m[p step]. */
-void transform_sums(floatv y[2][2], const float *m, int step)
+/* A^T m A' of VW channels: y[i][j] from place p at m[p step]. */
+void transform_sums(floatv y[2][ACROSS], const float *m, int step)
 {
-    floatv s[2][4];
+    floatv s[2][WIDTH];
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-        const floatv m0 = vloadv(0, m + j * step), m1 = vloadv(0, m + (4 + j) * step), m2 = vloadv(0, m + (8 + j) * step),
-                     m3 = vloadv(0, m + (12 + j) * step);
+    for (int j = 0; j < WIDTH; j++) {
+        const floatv m0 = vloadv(0, m + j * step), m1 = vloadv(0, m + (WIDTH + j) * step),
+                     m2 = vloadv(0, m + (2 * WIDTH + j) * step), m3 = vloadv(0, m + (3 * WIDTH + j) * step);
         s[0][j] = m0 + m1 + m2;
         s[1][j] = m1 - m2 - m3;
     }
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        y[i][0] = s[i][0] + s[i][1] + s[i][2];
-        y[i][1] = s[i][1] - s[i][2] - s[i][3];
-    }
+    sums_across(y[0], s[0]);
+    sums_across(y[1], s[1]);
 }
 
 /*
- * conv_winograd: as conv_vec, for filters of 3 x 3 and stride 1; filters packed by winograd_pack.
+ * conv_winograd: as conv_vec, for filters of 3 x 3, with LINE of 1 x 9, and stride 1; filters packed by winograd_pack.
  *
- * Patches are counted through lines of ceil(OH / 2) x ceil(OW / 2) and all images. Work-item: `run` tiles of ROWS
+ * Patches are counted through lines of ceil(OH / 2) x ceil(OW / 2), with LINE OH x ceil(OW / 6), and all images. Work-item: `run` tiles of ROWS
  * successive patches x `group` panels of channels: it transforms `depth` channels of its patches at a time.
- * Global size: (ceil(panels / group), ceil(patches / (ROWS run))); local 1. 16 ROWS run depth <= MOST_V, 16 run group <=
- * MOST_T, depth a multiple of VW up to DEPTH.
- * zeros: DEPTH floats 0. -D: VW, ROWS, ACT, BIAS, ROW, RES, UPSAMPLE. Limits: B OH OW < 2^31 - 144; Hv H, Wv W < 2^31.
+ * Global size: (ceil(panels / group), ceil(patches / (ROWS run))); local 1. PLACES ROWS run depth <= MOST_V, PLACES run
+ * group <= MOST_T, depth a multiple of VW up to DEPTH.
+ * zeros: DEPTH floats 0. -D: VW, ROWS, ACT, BIAS, ROW, RES, UPSAMPLE, LINE. Limits: B OH OW < 2^31 - 144; Hv H, Wv W < 2^31.
  * Private memory with VW 16: 450 KiB.
  */
 __kernel ONE_ITEM void conv_winograd(__global float *y, __global const float *restrict x,
@@ -83,7 +186,7 @@ __kernel ONE_ITEM void conv_winograd(__global float *y, __global const float *re
 #ifndef UPSAMPLE
     const int Hv = H, Wv = W;
 #endif
-    const int lines = (OH + 1) / 2, columns = (OW + 1) / 2, all = B * lines * columns;
+    const int lines = PATCHES_DOWN(OH), columns = PATCHES_ACROSS(OW), all = B * lines * columns;
     const int panel0 = get_global_id(0) * group, panels = min(group, (K + PANEL - 1) / PANEL - panel0);
     const int first = get_global_id(1) * ROWS * run, patches = min(ROWS * run, all - first);
     const int tiles = (patches + ROWS - 1) / ROWS, step = run * ROWS * depth;
@@ -95,7 +198,7 @@ __kernel ONE_ITEM void conv_winograd(__global float *y, __global const float *re
             PLACE_PATCH(first + i)
             __global const float *from[PLACES];
             for (int p = 0; p < PLACES; p++) {
-                int u = top - pt + p / 4, s = left - pl + p % 4;
+                int u = top - pt + DOWN(p / WIDTH, p % WIDTH), s = left - pl + RIGHT(p / WIDTH, p % WIDTH);
                 const bool inside = u >= 0 && u < Hv && s >= 0 && s < Wv;
 #ifdef UPSAMPLE
                 u = u * H / Hv;
@@ -125,17 +228,18 @@ __kernel ONE_ITEM void conv_winograd(__global float *y, __global const float *re
         PLACE_PATCH(first + i)
         for (int g = 0; g < 2 * panels; g++) {
             const int n0 = panel0 * PANEL + g * VW;
-            floatv out[2][2];
+            floatv out[2][ACROSS];
             transform_sums(out, t + (g / 2 * PLACES * run + i / ROWS) * TILE + (i % ROWS * 2 + g % 2) * VW, run * TILE);
-            for (int p = 0; p < 4; p++)
-                if (top + p / 2 < OH && left + p % 2 < OW)
-                    store_vector(y, EPILOGUE_ARGS out[p / 2][p % 2], K, OH * OW,
-                                 (image * OH + top + p / 2) * OW + left + p % 2, n0, K - n0);
+            for (int p = 0; p < OUTS; p++) {
+                const int u = top + DOWN(p / ACROSS, p % ACROSS), s = left + RIGHT(p / ACROSS, p % ACROSS);
+                if (u < OH && s < OW)
+                    store_vector(y, EPILOGUE_ARGS out[p / ACROSS][p % ACROSS], K, OH * OW, (image * OH + u) * OW + s, n0, K - n0);
+            }
         }
     }
 }
 
-/* G g G^T of VW filters in g[tap], to every second vector of packed from place p at p step. */
+/* G g G'^T of VW filters in g[tap], to every second vector of packed from place p at p step. */
 void transform_filters(__global float *packed, long step, const floatv *g)
 {
     floatv h[4][3];
@@ -148,20 +252,21 @@ void transform_filters(__global float *packed, long step, const floatv *g)
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        put_out(h[i][0], packed + (4 * i + 0) * step);
-        put_out(0.5f * (h[i][0] + h[i][1] + h[i][2]), packed + (4 * i + 1) * step);
-        put_out(0.5f * (h[i][0] - h[i][1] + h[i][2]), packed + (4 * i + 2) * step);
-        put_out(h[i][2], packed + (4 * i + 3) * step);
+        floatv q[WIDTH];
+        filter_across(q, h[i]);
+#pragma unroll
+        for (int j = 0; j < WIDTH; j++)
+            put_out(q[j], packed + (WIDTH * i + j) * step);
     }
 }
 
 /*
- * winograd_pack: packed[panel, place, c, lane] = (G w[k, c] G^T)[place], k = panel PANEL + lane, 0 for k >= K; w [K, C,
- * 3, 3], packed f32. BACK: for the gradient of a convolution's input, packed[panel, place, k, lane] of the filters
+ * winograd_pack: packed[panel, place, c, lane] = (G w[k, c] G'^T)[place], k = panel PANEL + lane, 0 for k >= K; w [K, C,
+ * 3, 3], with LINE [K, C, 1, 9], packed f32. BACK: for the gradient of a convolution's input, packed[panel, place, k, lane] of the filters
  * turned by 180 degrees, c = panel PANEL + lane, 0 for c >= C.
  *
  * Work-item: PACK_N of the channels that are summed over, c or k, for one panel. Global size: (ceil(C / PACK_N),
- * panels); local 1. -D: VW, ST, BACK.
+ * panels); local 1. -D: VW, ST, BACK, LINE.
  */
 #define PACK_N 16
 __kernel ONE_ITEM void winograd_pack(__global float *packed, __global const source *restrict w, int K, int C)
@@ -195,32 +300,31 @@ __kernel ONE_ITEM void winograd_pack(__global float *packed, __global const sour
     }
 }
 
-/* ---- The gradient of the filters: G^T [sum over patches of (A gy A^T) * (B^T d B)] G, places independently. ---- */
+/* ---- The gradient of the filters: G^T [sum over patches of (A gy A'^T) * (B^T d B')] G', places independently. ---- */
 
 #define MOST_X (16 * 48 * 64) /* floats of transformed patches of the input, of the gradient; register tiles */
 #define MOST_G (16 * 48 * 80)
 #define MOST_S (16 * 12)
 
-/* A g A^T of VW channels from the 2 x 2 pixels at from[.], to places p at to[p step]. */
+/* A g A'^T of VW channels from the output's pixels at from[.], to places p at to[p step]. */
 void transform_gradient(float *to, int step, __global const float *const *from, int k, int left)
 {
-    floatv g[4], h[4][2];
+    floatv g[OUTS], h[4][ACROSS];
 #pragma unroll
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < OUTS; i++)
         g[i] = load_part(from[i] + k, left);
 #pragma unroll
-    for (int j = 0; j < 2; j++) {
+    for (int j = 0; j < ACROSS; j++) {
         h[0][j] = g[j];
-        h[1][j] = g[j] + g[2 + j];
-        h[2][j] = g[j] - g[2 + j];
-        h[3][j] = -g[2 + j];
+        h[1][j] = g[j] + g[ACROSS + j];
+        h[2][j] = g[j] - g[ACROSS + j];
+        h[3][j] = -g[ACROSS + j];
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        put(h[i][0], to + (4 * i + 0) * step);
-        put(h[i][0] + h[i][1], to + (4 * i + 1) * step);
-        put(h[i][0] - h[i][1], to + (4 * i + 2) * step);
-        put(-h[i][1], to + (4 * i + 3) * step);
+        floatv q[WIDTH];
+        gradient_across(q, h[i]);
+        put_row(q, to, i, step);
     }
 }
 
@@ -248,39 +352,41 @@ void multiply_patches(float *t, const float *g, int g_row, const float *x, int x
     }
 }
 
-/* G^T s G of VW channels from places p at s[p step], tap by tap to y[tap VW]. */
+/* G^T s G' of VW channels from places p at s[p step], tap by tap to y[tap VW]. */
 void transform_taps(float *y, const float *s, int step)
 {
-    floatv h[3][4];
+    floatv h[3][WIDTH];
 #pragma unroll
-    for (int j = 0; j < 4; j++) {
-        const floatv s1 = vloadv(0, s + (4 + j) * step), s2 = vloadv(0, s + (8 + j) * step);
+    for (int j = 0; j < WIDTH; j++) {
+        const floatv s1 = vloadv(0, s + (WIDTH + j) * step), s2 = vloadv(0, s + (2 * WIDTH + j) * step);
         h[0][j] = vloadv(0, s + j * step) + 0.5f * (s1 + s2);
         h[1][j] = 0.5f * (s1 - s2);
-        h[2][j] = vloadv(0, s + (12 + j) * step) + 0.5f * (s1 + s2);
+        h[2][j] = vloadv(0, s + (3 * WIDTH + j) * step) + 0.5f * (s1 + s2);
     }
 #pragma unroll
     for (int i = 0; i < 3; i++) {
-        put(h[i][0] + 0.5f * (h[i][1] + h[i][2]), y + 3 * i * VW);
-        put(0.5f * (h[i][1] - h[i][2]), y + (3 * i + 1) * VW);
-        put(h[i][3] + 0.5f * (h[i][1] + h[i][2]), y + (3 * i + 2) * VW);
+        floatv t[3];
+        taps_across(t, h[i]);
+#pragma unroll
+        for (int j = 0; j < 3; j++)
+            put(t[j], y + (3 * i + j) * VW);
     }
 }
 
 /*
- * conv_bw_winograd: gw [K, C, 3, 3] from x [B, H, W, C] and gy [B, OH, OW, K], see cl/conv_grad.cl; stride 1.
+ * conv_bw_winograd: gw [K, C, 3, 3], with LINE [K, C, 1, 9], from x [B, H, W, C] and gy [B, OH, OW, K], see cl/conv_grad.cl; stride 1.
  *
  * Work-item: `high` tiles of ROWS channels k x `wide` panels of channels c, over all patches, `terms` at a time.
- * Global size: (ceil(panels / wide), ceil(K / (ROWS high))); local 1. 16 high wide <= MOST_S; 16 terms PANEL wide <=
- * MOST_X; 16 terms pitch <= MOST_G with pitch = ROWS high, rounded up to a multiple of VW.
- * zeros: DEPTH floats 0. -D: VW, ROWS. Limits: as conv_winograd. Private memory with VW 16: 710 KiB.
+ * Global size: (ceil(panels / wide), ceil(K / (ROWS high))); local 1. PLACES high wide <= MOST_S; PLACES terms PANEL wide
+ * <= MOST_X; PLACES terms pitch <= MOST_G with pitch = ROWS high, rounded up to a multiple of VW.
+ * zeros: DEPTH floats 0. -D: VW, ROWS, LINE. Limits: as conv_winograd. Private memory with VW 16: 710 KiB.
  */
 __kernel ONE_ITEM void conv_bw_winograd(__global float *gw, __global const float *restrict x,
                                         __global const float *restrict gy, __global const float *restrict zeros, int B,
                                         int H, int W, int C, int K, int OH, int OW, int pt, int pl, int high, int wide,
                                         int terms)
 {
-    const int lines = (OH + 1) / 2, columns = (OW + 1) / 2, all = B * lines * columns;
+    const int lines = PATCHES_DOWN(OH), columns = PATCHES_ACROSS(OW), all = B * lines * columns;
     const int c0 = get_global_id(0) * wide * PANEL, k0 = get_global_id(1) * high * ROWS;
     const int panels = min(wide, (C - c0 + PANEL - 1) / PANEL), tiles = min(high, (K - k0 + ROWS - 1) / ROWS);
     const int width = panels * PANEL, pitch = (tiles * ROWS + VW - 1) / VW * VW;
@@ -296,14 +402,14 @@ __kernel ONE_ITEM void conv_bw_winograd(__global float *gw, __global const float
             PLACE_PATCH(first + m)
             __global const float *from[PLACES];
             for (int p = 0; p < PLACES; p++) {
-                const int u = top - pt + p / 4, s = left - pl + p % 4;
+                const int u = top - pt + DOWN(p / WIDTH, p % WIDTH), s = left - pl + RIGHT(p / WIDTH, p % WIDTH);
                 const bool inside = u >= 0 && u < H && s >= 0 && s < W;
                 from[p] = inside ? x + (((long)image * H + u) * W + s) * C + c0 : zeros;
             }
             for (int c = 0; c < width; c += VW)
                 transform_patch(v + m * width + c, v_step, from, c, C - c0 - c);
-            for (int p = 0; p < 4; p++) {
-                const int u = top + p / 2, s = left + p % 2;
+            for (int p = 0; p < OUTS; p++) {
+                const int u = top + DOWN(p / ACROSS, p % ACROSS), s = left + RIGHT(p / ACROSS, p % ACROSS);
                 from[p] = u < OH && s < OW ? gy + (((long)image * OH + u) * OW + s) * K + k0 : zeros;
             }
             for (int k = 0; k < tiles * ROWS; k += VW)

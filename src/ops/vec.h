@@ -30,7 +30,7 @@ void ac_conv_bx_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node
 void ac_conv_bw_vec_prep(const ac_limits *lim, ac_graph *g, ac_node *n);
 void ac_conv_bw_vec_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l);
 
-/* ---- winograd.c: conv, conv_bx and conv_bw of 3x3 filters at stride 1 */
+/* ---- winograd.c: conv, conv_bx and conv_bw of 3x3 and 1x9 filters at stride 1 */
 bool ac_conv_winograd_accepts(const ac_limits *lim, const ac_graph *g, const ac_node *n);
 void ac_conv_winograd_prep(const ac_limits *lim, ac_graph *g, ac_node *n);
 void ac_conv_winograd_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l);

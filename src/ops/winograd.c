@@ -1,32 +1,37 @@
-/* winograd.c - host side of cl/winograd.cl: 3x3 convolution of stride 1, and its input's gradient, on CPUs. */
+/* winograd.c - host side of cl/winograd.cl: convolution of stride 1 with 3x3 and 1x9 filters, and its gradients, on CPUs. */
 #include "ops/mm.h"
 #include "ops/ops.h"
 #include "ops/vec.h"
 
 /* ------------------------------------------------------------------------------------------ winograd_pack
- * w [K,C,3,3] -> [panels, 16, C, panel]. at.i: 0 lanes, 1: for the gradient of an input, [panels of C, 16, K, panel] */
+ * w [K,C,3,3] -> [panels, 16, C, panel]; [K,C,1,9] -> [panels, 20, C, panel]. at.i: 0 lanes, 1: for the gradient of an
+ * input, [panels of C, .., K, panel] */
 
 enum { PK_VW, PK_BACK };
-enum { PLACES = 16 };
+
+/* Places of a patch, which gives 2 x 2 outputs, or 6 of a line. */
+enum { PLACES = 16, LINE_PLACES = 20, LINE_OUTS = 6 };
 
 static int infer_pack(ac_graph *g, ac_node *n)
 {
     const ac_shape *w = ac_shape_of(g, n->in[0]);
     int back = n->at.i[PK_BACK], panel = 2 * n->at.i[PK_VW];
 
-    n->shape = (ac_shape){4, {AC_CEIL_DIV(w->d[back], (int64_t)panel), PLACES, w->d[!back], panel}};
+    n->shape = (ac_shape){4, {AC_CEIL_DIV(w->d[back], (int64_t)panel), w->d[2] == 1 ? LINE_PLACES : PLACES, w->d[!back], panel}};
     return 1;
 }
 
-/* G f G^T at place (i, j) of a filter of 3 x 3. */
-static double transformed(const double *f, bool back, int i, int j)
+/* G f G'^T at a place of a filter of 3 x 3. */
+static double transformed(const double *f, bool back, bool line, int place)
 {
-    static const double G[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+    static const double G[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}},
+                        G_line[5][3] = {{0.5, 0, 0}, {-0.5, -0.5, -0.5}, {-1. / 6, 1. / 6, -1. / 6}, {1. / 6, 1. / 3, 2. / 3}, {0, 0, 1}};
+    const double *down = G[place / (line ? 5 : 4)], *across = line ? G_line[place % 5] : G[place % 4];
     double sum = 0;
 
     for (int r = 0; r < 3; r++)
         for (int s = 0; s < 3; s++)
-            sum += G[i][r] * G[j][s] * f[back ? 8 - 3 * r - s : 3 * r + s];
+            sum += down[r] * across[s] * f[back ? 8 - 3 * r - s : 3 * r + s];
     return sum;
 }
 
@@ -37,12 +42,12 @@ static void ref_pack(const ac_ref *r)
     double *to = r->out;
 
     for (int64_t p = 0; p < d[0]; p++)
-        for (int place = 0; place < PLACES; place++)
+        for (int place = 0; place < (int)d[1]; place++)
             for (int64_t row = 0; row < d[2]; row++)
                 for (int64_t lane = p * d[3]; lane < (p + 1) * d[3]; lane++) {
                     int64_t k = back ? row : lane, c = back ? lane : row;
                     bool is = k < w[0] && c < w[1];
-                    *to++ = is ? transformed(r->in[0] + (k * w[1] + c) * 9, back, place / 4, place % 4) : 0;
+                    *to++ = is ? transformed(r->in[0] + (k * w[1] + c) * 9, back, w[2] == 1, place) : 0;
                 }
 }
 
@@ -56,6 +61,8 @@ static void setup_pack(const ac_limits *lim, const ac_graph *g, const ac_node *n
     ac_def(l, "ST=%d", w->type);
     if (n->at.i[PK_BACK])
         ac_def(l, "BACK");
+    if (w->shape.d[2] == 1)
+        ac_def(l, "LINE");
     ac_arg_buf(l, -1);
     ac_arg_buf(l, 0);
     ac_arg_int(l, w->shape.d[0]);
@@ -67,32 +74,47 @@ static const ac_kern kern_pack[] = {{"winograd_pack", "winograd", AC_CLASS_CPU, 
 static const ac_case case_pack[] = {{"37x5", AC_SMALL, {{4, {37, 5, 3, 3}}}, {{8, 0}, {0}}, 1e-6},
                                     {"70x24_f16", AC_SMALL, {{4, {70, 24, 3, 3}}}, {{4, 0}, {0}}, 1e-6},
                                     {"back_19x70", AC_SMALL, {{4, {19, 70, 3, 3}}}, {{16, 1}, {0}}, 1e-6},
+                                    {"line_40x20", AC_SMALL, {{4, {40, 20, 1, 9}}}, {{8, 0}, {0}}, 1e-6},
+                                    {"line_back_19x70", AC_SMALL, {{4, {19, 70, 1, 9}}}, {{16, 1}, {0}}, 1e-6},
                                     {0}};
 const ac_op ac_op_winograd_pack = {
     .name = "winograd_pack", .n_in = 1, .typed = 1, .infer = infer_pack, .ref = ref_pack, .kern = kern_pack, .cases = case_pack};
 
 /* ------------------------------------------------------------------------------------------ conv, conv_bx */
 
-/* 3x3 filters, stride 1, and patches at the edges that do not waste what is saved? */
-static bool fits(const ac_cv *d)
+static bool is_line(const ac_cv *d)
 {
-    int64_t places = PLACES * (int64_t)AC_CEIL_DIV(d->OH, 2) * AC_CEIL_DIV(d->OW, 2);
+    return d->R == 1;
+}
 
-    return d->R == 3 && d->S == 3 && d->stride == 1 && d->C >= 8 && d->K >= 8 && 4 * places <= 3 * 9 * (int64_t)d->OH * d->OW;
+static int64_t places_of(const ac_cv *d)
+{
+    return is_line(d) ? LINE_PLACES : PLACES;
 }
 
 static int64_t patches_of(const ac_cv *d)
 {
-    return (int64_t)d->B * AC_CEIL_DIV(d->OH, 2) * AC_CEIL_DIV(d->OW, 2);
+    int64_t down = is_line(d) ? d->OH : AC_CEIL_DIV(d->OH, 2), across = AC_CEIL_DIV(d->OW, is_line(d) ? LINE_OUTS : 2);
+
+    return d->B * down * across;
 }
 
-/* As transformed filters take 16/9 of the memory, and always in f32, they should be few beside the pictures. */
+/* Filters of these sizes, stride 1, and patches at the edges that do not waste what is saved? */
+static bool fits(const ac_cv *d)
+{
+    bool sized = (d->R == 3 && d->S == 3) || (d->R == 1 && d->S == 9 && !d->up_h);
+
+    return sized && d->stride == 1 && d->C >= 8 && d->K >= 8 &&
+           4 * places_of(d) * patches_of(d) <= 3 * 9 * (int64_t)d->B * d->OH * d->OW;
+}
+
+/* As transformed filters take 16/9 or 20/9 of the memory, and always in f32, they should be few beside the pictures. */
 static bool accepts(const ac_cv *d)
 {
     enum { MOST = 4 }; /* bytes of filters for each of pictures */
     double pictures = (double)d->B * ((double)d->H * d->W * d->C + (double)d->OH * d->OW * d->K);
 
-    return fits(d) && PLACES * (double)d->C * d->K <= MOST * pictures;
+    return fits(d) && (double)places_of(d) * d->C * d->K <= MOST * pictures;
 }
 
 static void prep(const ac_limits *lim, ac_graph *g, ac_node *n, bool back)
@@ -109,17 +131,17 @@ typedef struct block {
 } block;
 
 /* As large as fits the kernel's arrays, as long as every compute unit has several work-items; even shares. */
-static block block_of(const ac_limits *lim, int64_t tiles, int64_t panels, int64_t C)
+static block block_of(const ac_limits *lim, int64_t places, int64_t tiles, int64_t panels, int64_t C)
 {
-    enum { MOST_V = 16 * 44 * 64, MOST_T = 12, DEPTH = 128, RUN = 4 }; /* as in cl/winograd.cl */
+    enum { MOST_V = 16 * 44 * 64, MOST_T = 16 * 12, DEPTH = 128, RUN = 4 }; /* as in cl/winograd.cl */
     int64_t rows = ac_vec_rows(lim), items = (int64_t)lim->units * AC_ITEMS_PER_UNIT, vw = lim->vw;
     block b = {.depth = AC_CEIL_DIV(C, AC_CEIL_DIV(C, (int64_t)DEPTH))};
 
     b.depth = AC_CEIL_DIV(b.depth, vw) * vw;
-    b.run = AC_MIN((int64_t)RUN, MOST_V / (PLACES * rows * b.depth));
+    b.run = AC_MIN((int64_t)RUN, MOST_V / (places * rows * b.depth));
     while (b.run > 1 && AC_CEIL_DIV(tiles, b.run) < items)
         b.run--;
-    b.group = AC_MIN(panels, MOST_T / b.run);
+    b.group = AC_MIN(panels, MOST_T / (places * b.run));
     while (b.group > 1 && AC_CEIL_DIV(tiles, b.run) * AC_CEIL_DIV(panels, b.group) < items)
         b.group--;
     b.group = AC_CEIL_DIV(panels, AC_CEIL_DIV(panels, b.group));
@@ -137,11 +159,13 @@ static void geometry_args(const ac_cv *d, ac_launch *l)
 static void setup(const ac_limits *lim, const ac_node *n, const ac_cv *d, ac_launch *l)
 {
     int64_t tiles = AC_CEIL_DIV(patches_of(d), (int64_t)ac_vec_rows(lim)), panels = AC_CEIL_DIV(d->K, ac_vec_panel(lim));
-    block b = block_of(lim, tiles, panels, d->C);
+    block b = block_of(lim, places_of(d), tiles, panels, d->C);
 
     ac_vec_epilogue_defs(lim, n, l);
     if (d->up_h)
         ac_def(l, "UPSAMPLE");
+    if (is_line(d))
+        ac_def(l, "LINE");
     ac_arg_buf(l, -1);
     ac_arg_buf(l, 0);
     ac_arg_buf(l, 1);
@@ -218,34 +242,38 @@ void ac_conv_bw_winograd_prep(const ac_limits *lim, ac_graph *g, ac_node *n)
 }
 
 /* Rounds of work-items on all compute units, times about what one takes for a patch, in multiplications of vectors. */
-static double time_of(const ac_limits *lim, int64_t tiles, int64_t panels, int64_t high, int64_t wide)
+static double time_of(const ac_limits *lim, int64_t places, int64_t tiles, int64_t panels, int64_t high, int64_t wide)
 {
     enum { PATCH = 80, GRADIENT = 60 }; /* transforms of a vector of channels */
     int64_t rows = ac_vec_rows(lim), items = AC_CEIL_DIV(tiles, high) * AC_CEIL_DIV(panels, wide);
 
     return (double)AC_CEIL_DIV(items, (int64_t)lim->units) *
-           (double)(high * wide * PLACES * 2 * rows + wide * 2 * PATCH + AC_CEIL_DIV(high * rows, (int64_t)lim->vw) * GRADIENT);
+           (double)(high * wide * places * 2 * rows + wide * 2 * PATCH + AC_CEIL_DIV(high * rows, (int64_t)lim->vw) * GRADIENT);
 }
 
 void ac_conv_bw_winograd_setup(const ac_limits *lim, const ac_graph *g, const ac_node *n, ac_launch *l)
 {
-    enum { MOST_X = 16 * 48 * 64, MOST_G = 16 * 48 * 80, MOST_S = 12, TERMS = 48 }; /* as in cl/winograd.cl */
-    int64_t rows = ac_vec_rows(lim), panel = ac_vec_panel(lim), high = 1, wide = 1, tiles, panels, pitch, terms;
+    enum { MOST_X = 16 * 48 * 64, MOST_G = 16 * 48 * 80, MOST_S = 16 * 12, TERMS = 48 }; /* as in cl/winograd.cl */
+    int64_t rows = ac_vec_rows(lim), panel = ac_vec_panel(lim), high = 1, wide = 1, tiles, panels, pitch, terms, places, most;
     ac_cv d;
 
     ac_conv_bw_dims(g, n, &d);
+    places = places_of(&d);
+    most = MOST_S / places;
     tiles = AC_CEIL_DIV(d.K, rows);
     panels = AC_CEIL_DIV(d.C, panel);
-    for (int64_t i = 1; i <= AC_MIN(tiles, (int64_t)MOST_S); i++)
-        for (int64_t j = 1; j <= AC_MIN(panels, MOST_S / i) && j <= 2; j++)
-            if (time_of(lim, tiles, panels, i, j) < time_of(lim, tiles, panels, high, wide)) {
+    for (int64_t i = 1; i <= AC_MIN(tiles, most); i++)
+        for (int64_t j = 1; j <= AC_MIN(panels, most / i) && j <= 2; j++)
+            if (time_of(lim, places, tiles, panels, i, j) < time_of(lim, places, tiles, panels, high, wide)) {
                 high = i;
                 wide = j;
             }
     pitch = AC_CEIL_DIV(rows * high, (int64_t)lim->vw) * lim->vw;
-    terms = AC_MIN(AC_MIN(MOST_X / (PLACES * panel * wide), MOST_G / (PLACES * pitch)), (int64_t)TERMS);
+    terms = AC_MIN(AC_MIN(MOST_X / (places * panel * wide), MOST_G / (places * pitch)), (int64_t)TERMS);
     ac_def(l, "VW=%d", lim->vw);
     ac_def(l, "ROWS=%d", (int)rows);
+    if (is_line(&d))
+        ac_def(l, "LINE");
     for (int k = -1; k < 2; k++)
         ac_arg_buf(l, k);
     ac_arg_buf(l, AC_VEC_ZEROS);
