@@ -1,13 +1,13 @@
 /*
- * winograd.cl - convolution of stride 1 on CPUs with less multiplications, after Winograd (Lavin and Gray 2016): 3x3
+ * winograd.cl - convolution of stride 1 on CPUs with fewer multiplications, after Winograd (Lavin and Gray 2016): 3x3
  * filters as F(2x2, 3x3), with 16 instead of 36 for 2 x 2 pixels; with LINE 1x9 filters as F(2x3, 3x3), with 20 instead
  * of 54 for 6 pixels.
  *
- *   Y = A^T [sum_c (G g_c G^T) * (B^T d_c B')] A',  * elementwise
+ *   Y = A^T [sum_c (G g_c G'^T) * (B^T d_c B')] A',  * elementwise
  *
  * d: a patch of 4 x 4 (4 x 5) input pixels, g: a filter, Y: 2 x 2 (2 x 3) output pixels; G g G'^T is made once by
  * winograd_pack. For each of the 16 (20) places of a patch the sum over c is a product of patches by channels, as register
- * tiles make it.
+ * tiles make it. A, B, G are those of F(2, 3); A', B', G' too, and with LINE those of F(3, 3) at the points 0, 1, -1, 2.
  *
  * 1x9: y[3 i + j] = sum over a, b < 3 of w[3 a + b] x[3 (i + a) + (j + b)]. So a line is a picture whose rows begin three
  * pixels apart and overlap, the filter one of 3 x 3, and the outputs of a patch lie beside one another.
@@ -15,14 +15,20 @@
 
 #if VW > 1
 
+/* ACROSS: outputs of a row of a patch. PATCH_H, PATCH_W: pixels of the output that it fills. Place (i, j) of a patch lies
+ * DOWN(i) below its first pixel and RIGHT(i, j) beside it. */
 #ifdef LINE
-#define ACROSS     3 /* outputs of a patch in a row */
-#define ROW_PITCH  3 /* from a row of a patch to the next along a line, */
-#define ROW_HEIGHT 0 /* and down the picture */
+#define ACROSS      3
+#define PATCH_H     1
+#define PATCH_W     6
+#define DOWN(i)     0
+#define RIGHT(i, j) (3 * (i) + (j))
 #else
-#define ACROSS     2
-#define ROW_PITCH  0
-#define ROW_HEIGHT 1
+#define ACROSS      2
+#define PATCH_H     2
+#define PATCH_W     2
+#define DOWN(i)     (i)
+#define RIGHT(i, j) (j)
 #endif
 #define WIDTH  (ACROSS + 2)
 #define PLACES (4 * WIDTH)
@@ -30,18 +36,9 @@
 #define MOST_V (16 * 44 * 64) /* floats of transformed patches, MOST_T register tiles: within a core's second cache */
 #define MOST_T (16 * 12)
 
-/* Patches down and across an output of n pixels. */
-#define PATCHES_DOWN(n)   (ROW_HEIGHT ? ((n) + 1) / 2 : (n))
-#define PATCHES_ACROSS(n) (ROW_HEIGHT ? ((n) + 1) / 2 : ((n) + OUTS - 1) / OUTS)
-
 /* Of patch `m`, counted through lines of `columns`, `lines` of them and all images: its image, and its upper left pixel. */
 #define PLACE_PATCH(m)                                                                                                 \
-    const int line = (m) / columns, image = line / lines, top = line % lines * (ROW_HEIGHT ? 2 : 1),                   \
-              left = (m) % columns * (ROW_HEIGHT ? ACROSS : OUTS);
-
-/* Of place (i, j) of a patch: pixels down and to the right. */
-#define DOWN(i, j)  ((i) * ROW_HEIGHT)
-#define RIGHT(i, j) ((i) * ROW_PITCH + (j))
+    const int line = (m) / columns, image = line / lines, top = line % lines * PATCH_H, left = (m) % columns * PATCH_W;
 
 DEFINE_MULTIPLY(multiply, __private, __global, 2)
 
@@ -186,7 +183,7 @@ __kernel ONE_ITEM void conv_winograd(__global float *y, __global const float *re
 #ifndef UPSAMPLE
     const int Hv = H, Wv = W;
 #endif
-    const int lines = PATCHES_DOWN(OH), columns = PATCHES_ACROSS(OW), all = B * lines * columns;
+    const int lines = (OH + PATCH_H - 1) / PATCH_H, columns = (OW + PATCH_W - 1) / PATCH_W, all = B * lines * columns;
     const int panel0 = get_global_id(0) * group, panels = min(group, (K + PANEL - 1) / PANEL - panel0);
     const int first = get_global_id(1) * ROWS * run, patches = min(ROWS * run, all - first);
     const int tiles = (patches + ROWS - 1) / ROWS, step = run * ROWS * depth;
@@ -198,7 +195,7 @@ __kernel ONE_ITEM void conv_winograd(__global float *y, __global const float *re
             PLACE_PATCH(first + i)
             __global const float *from[PLACES];
             for (int p = 0; p < PLACES; p++) {
-                int u = top - pt + DOWN(p / WIDTH, p % WIDTH), s = left - pl + RIGHT(p / WIDTH, p % WIDTH);
+                int u = top - pt + DOWN(p / WIDTH), s = left - pl + RIGHT(p / WIDTH, p % WIDTH);
                 const bool inside = u >= 0 && u < Hv && s >= 0 && s < Wv;
 #ifdef UPSAMPLE
                 u = u * H / Hv;
@@ -231,7 +228,7 @@ __kernel ONE_ITEM void conv_winograd(__global float *y, __global const float *re
             floatv out[2][ACROSS];
             transform_sums(out, t + (g / 2 * PLACES * run + i / ROWS) * TILE + (i % ROWS * 2 + g % 2) * VW, run * TILE);
             for (int p = 0; p < OUTS; p++) {
-                const int u = top + DOWN(p / ACROSS, p % ACROSS), s = left + RIGHT(p / ACROSS, p % ACROSS);
+                const int u = top + DOWN(p / ACROSS), s = left + RIGHT(p / ACROSS, p % ACROSS);
                 if (u < OH && s < OW)
                     store_vector(y, EPILOGUE_ARGS out[p / ACROSS][p % ACROSS], K, OH * OW, (image * OH + u) * OW + s, n0, K - n0);
             }
@@ -386,7 +383,7 @@ __kernel ONE_ITEM void conv_bw_winograd(__global float *gw, __global const float
                                         int H, int W, int C, int K, int OH, int OW, int pt, int pl, int high, int wide,
                                         int terms)
 {
-    const int lines = PATCHES_DOWN(OH), columns = PATCHES_ACROSS(OW), all = B * lines * columns;
+    const int lines = (OH + PATCH_H - 1) / PATCH_H, columns = (OW + PATCH_W - 1) / PATCH_W, all = B * lines * columns;
     const int c0 = get_global_id(0) * wide * PANEL, k0 = get_global_id(1) * high * ROWS;
     const int panels = min(wide, (C - c0 + PANEL - 1) / PANEL), tiles = min(high, (K - k0 + ROWS - 1) / ROWS);
     const int width = panels * PANEL, pitch = (tiles * ROWS + VW - 1) / VW * VW;
@@ -402,14 +399,14 @@ __kernel ONE_ITEM void conv_bw_winograd(__global float *gw, __global const float
             PLACE_PATCH(first + m)
             __global const float *from[PLACES];
             for (int p = 0; p < PLACES; p++) {
-                const int u = top - pt + DOWN(p / WIDTH, p % WIDTH), s = left - pl + RIGHT(p / WIDTH, p % WIDTH);
+                const int u = top - pt + DOWN(p / WIDTH), s = left - pl + RIGHT(p / WIDTH, p % WIDTH);
                 const bool inside = u >= 0 && u < H && s >= 0 && s < W;
                 from[p] = inside ? x + (((long)image * H + u) * W + s) * C + c0 : zeros;
             }
             for (int c = 0; c < width; c += VW)
                 transform_patch(v + m * width + c, v_step, from, c, C - c0 - c);
             for (int p = 0; p < OUTS; p++) {
-                const int u = top + DOWN(p / ACROSS, p % ACROSS), s = left + RIGHT(p / ACROSS, p % ACROSS);
+                const int u = top + DOWN(p / ACROSS), s = left + RIGHT(p / ACROSS, p % ACROSS);
                 from[p] = u < OH && s < OW ? gy + (((long)image * OH + u) * OW + s) * K + k0 : zeros;
             }
             for (int k = 0; k < tiles * ROWS; k += VW)
