@@ -215,11 +215,34 @@ static void no_memory(void **state)
     ac_schedule_free(sch);
 }
 
+/* Of a table of betas, too, which is gone once it has been read. */
+static void copies(void **state)
+{
+    ac_diag dg = {0};
+    ac_schedule *sch, *same, *noise, *again;
+
+    (void)state;
+    assert_int_equal(parse("{'_class_name': 'DDIMScheduler', 'trained_betas': [0.1, 0.2, 0.5], 'num_train_timesteps': 3}", &dg, &sch), 0);
+    assert_int_equal(ac_schedule_copy(sch, false, &dg, &same), 0);
+    assert_memory_equal(same->abar, sch->abar, 3 * sizeof *sch->abar);
+    assert_int_equal(ac_schedule_copy(sch, true, &dg, &noise), 0);
+    assert_true(noise->cfg.zero_snr && noise->abar[2] == 0 && fabs(noise->abar[0] - 0.9) < 1e-12);
+    assert_int_equal(ac_schedule_copy(noise, true, &dg, &again), 0);
+    assert_memory_equal(again->abar, noise->abar, 3 * sizeof *sch->abar);
+    for (int i = 0; i < 4; i++)
+        ac_schedule_free((ac_schedule *[]){sch, same, noise, again}[i]);
+    assert_int_equal(parse("{'_class_name': 'DDIMScheduler', 'num_train_timesteps': 1}", &dg, &sch), 0);
+    assert_int_equal(ac_schedule_copy(sch, true, &dg, &same), ADDCL_E_FORMAT);
+    assert_null(same);
+    ac_schedule_free(sch);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(classes),          cmocka_unit_test(keys),  cmocka_unit_test(config_errors),
         cmocka_unit_test(ignored_settings), cmocka_unit_test(names), cmocka_unit_test(no_memory),
+        cmocka_unit_test(copies),
     };
     return cmocka_run_group_tests_name("schedule_config", tests, NULL, NULL);
 }

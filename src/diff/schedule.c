@@ -118,14 +118,24 @@ static int fill_abar(ac_schedule *sch, ac_diag *dg)
                            "noise schedule: alpha^2 of time step %d is %g, expected 1e-30 to below 1", t, product);
         sch->abar[t] = product;
     }
-    if (sch->cfg.zero_snr)
-        rescale_zero_snr(sch->abar, sch->cfg.train_steps);
+    return 0;
+}
+
+/* New memory for a schedule of this configuration; abar is 0. */
+static int allocate(const ac_schedule_cfg *cfg, ac_diag *dg, ac_schedule **out)
+{
+    size_t bytes = sizeof **out + (size_t)cfg->train_steps * sizeof *(*out)->abar;
+
+    if (cfg->zero_snr && cfg->train_steps < 2)
+        return ac_fail(dg, ADDCL_E_FORMAT, "noise schedule: zero terminal SNR needs at least 2 time steps");
+    if (!(*out = ac_calloc(1, bytes)))
+        return ac_nomem(dg, bytes);
+    (*out)->cfg = *cfg;
     return 0;
 }
 
 int ac_schedule_new(const ac_schedule_cfg *cfg, ac_diag *dg, ac_schedule **out)
 {
-    size_t bytes;
     ac_schedule *sch;
     int rc;
 
@@ -133,19 +143,34 @@ int ac_schedule_new(const ac_schedule_cfg *cfg, ac_diag *dg, ac_schedule **out)
     if (cfg->train_steps < 1 || cfg->train_steps > AC_TRAIN_STEPS_MAX)
         return ac_fail(dg, ADDCL_E_FORMAT, "noise schedule: %d time steps, expected 1 to %d", cfg->train_steps,
                        AC_TRAIN_STEPS_MAX);
-    if (cfg->zero_snr && cfg->train_steps < 2)
-        return ac_fail(dg, ADDCL_E_FORMAT, "noise schedule: zero terminal SNR needs at least 2 time steps");
-    bytes = sizeof *sch + (size_t)cfg->train_steps * sizeof *sch->abar;
-    if (!(sch = ac_calloc(1, bytes)))
-        return ac_nomem(dg, bytes);
-    sch->cfg = *cfg;
+    rc = allocate(cfg, dg, &sch);
+    if (rc)
+        return rc;
     AC_TRY(fill_abar(sch, dg));
+    if (cfg->zero_snr)
+        rescale_zero_snr(sch->abar, cfg->train_steps);
     sch->cfg.trained_betas = NULL;
     *out = sch;
     return 0;
 out:
     ac_schedule_free(sch);
     return rc;
+}
+
+int ac_schedule_copy(const ac_schedule *from, bool zero_snr, ac_diag *dg, ac_schedule **out)
+{
+    ac_schedule_cfg cfg = from->cfg;
+    int rc;
+
+    *out = NULL;
+    cfg.zero_snr |= zero_snr;
+    rc = allocate(&cfg, dg, out);
+    if (rc)
+        return rc;
+    memcpy((*out)->abar, from->abar, (size_t)cfg.train_steps * sizeof *from->abar);
+    if (zero_snr && !from->cfg.zero_snr)
+        rescale_zero_snr((*out)->abar, cfg.train_steps);
+    return 0;
 }
 
 void ac_schedule_free(ac_schedule *sch)

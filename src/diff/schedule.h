@@ -43,6 +43,8 @@ typedef struct ac_schedule {
 ac_schedule_cfg ac_schedule_sd(bool few_step);
 
 AC_CHECK_RESULT int ac_schedule_new(const ac_schedule_cfg *cfg, ac_diag *dg, ac_schedule **out);
+/* A copy; zero_snr: which ends in noise alone, as one that does so already stays. */
+AC_CHECK_RESULT int ac_schedule_copy(const ac_schedule *from, bool zero_snr, ac_diag *dg, ac_schedule **out);
 /* From an opened scheduler_config.json. The class chooses the sampler and the defaults of absent keys. A class whose
  * sampler add-cl lacks becomes euler on that file's betas, prediction and spacing, and settings that only refine a
  * sampler are ignored, each told by a note. Classes without betas (flow matching, EDM) and settings that change what

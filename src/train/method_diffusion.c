@@ -37,16 +37,16 @@ static int schedule(ac_training *r, diffusion *d)
 {
     static const ac_prediction given[] = {[AC_TRAIN_PREDICT_EPS] = AC_PREDICT_EPS, [AC_TRAIN_PREDICT_V] = AC_PREDICT_V,
                                           [AC_TRAIN_PREDICT_SAMPLE] = AC_PREDICT_SAMPLE};
-    ac_schedule_cfg c = r->model->sch->cfg;
+    ac_schedule *sch = r->model->sch;
     ac_train_predict p = r->cfg->model.prediction_type;
+    bool zero_snr = r->cfg->loss.zero_terminal_snr;
 
-    c.zero_snr = c.zero_snr || r->cfg->loss.zero_terminal_snr;
-    c.prediction = p == AC_TRAIN_PREDICT_MODEL ? c.prediction : given[p];
-    if (c.zero_snr && c.prediction == AC_PREDICT_EPS)
+    if (p != AC_TRAIN_PREDICT_MODEL)
+        sch->cfg.prediction = given[p]; /* samples and the exported scheduler go by it */
+    if ((zero_snr || sch->cfg.zero_snr) && sch->cfg.prediction == AC_PREDICT_EPS)
         return ac_fail(r->dg, ADDCL_E_ARG, "noise cannot be predicted where nothing else is left (zero terminal SNR): set model.prediction_type = "
                                            "v_prediction");
-    r->model->sch->cfg.prediction = c.prediction; /* samples and the exported scheduler go by it */
-    return ac_schedule_new(&c, r->dg, &d->sch);
+    return ac_schedule_copy(sch, zero_snr, r->dg, &d->sch);
 }
 
 static int check_parts(const ac_training *r)

@@ -71,20 +71,17 @@ static int check_parts(const ac_training *r)
 static int open_schedules(ac_training *r, bool pure_noise, ac_sampler_kind sampler, ac_student *s)
 {
     addcl_model *m = r->model;
-    ac_schedule_cfg c = m->sch->cfg;
     char *class = ac_strdup(ac_sampler_class(sampler));
     int rc = class ? 0 : ac_nomem(r->dg, 1);
 
     AC_TRY(rc);
-    free(m->scheduler_class); /* the exported scheduler and the samples go by all of this */
+    free(m->scheduler_class);
     m->scheduler_class = class;
-    AC_TRY(ac_schedule_new(&c, r->dg, &s->teacher));
-    c.sampler = sampler;
-    c.spacing = AC_TRAILING;
-    c.zero_snr |= pure_noise && c.prediction != AC_PREDICT_EPS;
-    AC_TRY(ac_schedule_new(&c, r->dg, &s->student));
-    m->sch->cfg = s->student->cfg;
-    memcpy(m->sch->abar, s->student->abar, (size_t)c.train_steps * sizeof *s->student->abar);
+    s->teacher = m->sch; /* the exported scheduler and the samples go by the student's */
+    AC_TRY(ac_schedule_copy(s->teacher, pure_noise && s->teacher->cfg.prediction != AC_PREDICT_EPS, r->dg, &m->sch));
+    m->sch->cfg.sampler = sampler;
+    m->sch->cfg.spacing = AC_TRAILING;
+    rc = ac_schedule_copy(m->sch, false, r->dg, &s->student);
 out:
     return rc;
 }
