@@ -196,11 +196,19 @@ static void distances(const double *a, size_t i0, size_t n, const double *b, siz
             out[i * nb + j] += a2[i0 + i] + b2[j];
 }
 
-static int ascending(const void *a, const void *b)
+/* The k-th smallest of n > k values, k from 0: the first k + 1 become the smallest, in order. k is small. */
+static double smallest(double *x, size_t n, size_t k)
 {
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
+    for (size_t i = 1; i < n; i++) {
+        double v = x[i];
+        size_t j = AC_MIN(i, k);
+        if (i > k && !(v < x[k]))
+            continue;
+        for (; j > 0 && v < x[j - 1]; j--)
+            x[j] = x[j - 1];
+        x[j] = v;
+    }
+    return x[k];
 }
 
 /* Squared radius of each row's ball: the distance from its k-th nearest other row. work [CHUNK,n] */
@@ -212,8 +220,7 @@ static void radii(const double *x, size_t n, size_t d, const double *x2, int k, 
         for (size_t i = 0; i < rows; i++) {
             double *row = work + i * n;
             row[i0 + i] = -1; /* itself comes first */
-            qsort(row, n, sizeof *row, ascending);
-            radius[i0 + i] = row[k];
+            radius[i0 + i] = smallest(row, n, (size_t)k);
         }
     }
 }
