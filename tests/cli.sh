@@ -243,7 +243,7 @@ interrupted()
 {
     mkdir "sig$1"
     # Shells start background jobs with SIGINT ignored.
-    env --default-signal="$1" "$ADD_CL" sample -p x --steps 500 --progress json -o "sig$1/x.png" 2>err &
+    env --default-signal="$1" "$ADD_CL" sample -p x --steps 500 --sampler ddim --progress json -o "sig$1/x.png" 2>err &
     pid=$!
     tries=0
     until grep -q '"stage":"sample","done":[1-9]' err || [ $tries -ge 600 ] || ! kill -0 $pid 2>/dev/null; do
