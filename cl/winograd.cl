@@ -165,8 +165,9 @@ void transform_sums(floatv y[2][ACROSS], const float *m, int step)
 /*
  * conv_winograd: as conv_vec, for filters of 3 x 3, with LINE of 1 x 9, and stride 1; filters packed by winograd_pack.
  *
- * Patches are counted through lines of ceil(OH / 2) x ceil(OW / 2), with LINE OH x ceil(OW / 6), and all images. Work-item: `run` tiles of ROWS
- * successive patches x `group` panels of channels: it transforms `depth` channels of its patches at a time.
+ * Patches are counted through lines of ceil(OH / 2) x ceil(OW / 2), with LINE OH x ceil(OW / 6), and all images.
+ * Work-item: `run` tiles of ROWS successive patches x `group` panels of channels: it transforms `depth` channels of its
+ * patches at a time.
  * Global size: (ceil(panels / group), ceil(patches / (ROWS run))); local 1. PLACES ROWS run depth <= MOST_V, PLACES run
  * group <= MOST_T, depth a multiple of VW up to DEPTH.
  * zeros: DEPTH floats 0. -D: VW, ROWS, ACT, BIAS, ROW, RES, UPSAMPLE, LINE. Limits: B OH OW < 2^31 - 144; Hv H, Wv W < 2^31.
@@ -259,8 +260,8 @@ void transform_filters(__global float *packed, long step, const floatv *g)
 
 /*
  * winograd_pack: packed[panel, place, c, lane] = (G w[k, c] G'^T)[place], k = panel PANEL + lane, 0 for k >= K; w [K, C,
- * 3, 3], with LINE [K, C, 1, 9], packed f32. BACK: for the gradient of a convolution's input, packed[panel, place, k, lane] of the filters
- * turned by 180 degrees, c = panel PANEL + lane, 0 for c >= C.
+ * 3, 3], with LINE [K, C, 1, 9], packed f32. BACK: for the gradient of a convolution's input, packed[panel, place, k,
+ * lane] of the filters turned by 180 degrees, c = panel PANEL + lane, 0 for c >= C.
  *
  * Work-item: PACK_N of the channels that are summed over, c or k, for one panel. Global size: (ceil(C / PACK_N),
  * panels); local 1. -D: VW, ST, BACK, LINE.
@@ -371,7 +372,8 @@ void transform_taps(float *y, const float *s, int step)
 }
 
 /*
- * conv_bw_winograd: gw [K, C, 3, 3], with LINE [K, C, 1, 9], from x [B, H, W, C] and gy [B, OH, OW, K], see cl/conv_grad.cl; stride 1.
+ * conv_bw_winograd: gw [K, C, 3, 3], with LINE [K, C, 1, 9], from x [B, H, W, C] and gy [B, OH, OW, K], see
+ * cl/conv_grad.cl; stride 1.
  *
  * Work-item: `high` tiles of ROWS channels k x `wide` panels of channels c, over all patches, `terms` at a time.
  * Global size: (ceil(panels / wide), ceil(K / (ROWS high))); local 1. PLACES high wide <= MOST_S; PLACES terms PANEL wide

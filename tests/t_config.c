@@ -179,7 +179,7 @@ static void test_defaults(void **state)
     assert_int_equal(c->data.background.n, 3);
     assert_int_equal(c->data.background.p[2], 255);
     assert_int_equal(c->data.fit, AC_FIT_CROP);
-    assert_true(c->validation.sampler > AC_DPMPP_2M);
+    assert_int_equal(c->validation.sampler, AC_SAMPLER_OF_MODEL);
     assert_int_equal(c->checkpoint.save_precision, AC_F32);
     assert_int_equal(c->optimizer.lr_groups.n, 0);
     assert_string_equal(c->checkpoint.resume_from_checkpoint, "");
@@ -268,6 +268,7 @@ static void test_enums(void **state)
     assert_non_null(words);
     for (int i = AC_EULER; i <= AC_DPMPP_2M; i++)
         assert_int_equal(ac_key_word(words, ac_sampler_name((ac_sampler_kind)i)), i);
+    assert_int_equal(ac_key_word(words, "model"), AC_SAMPLER_OF_MODEL);
     for (size_t i = 0; i < ac_n_keys; i++) {
         const char *w = ac_keys[i].words;
         if (strcmp(ac_keys[i].name, "save_precision") == 0)

@@ -229,8 +229,10 @@ static void copies(void **state)
     assert_true(noise->cfg.zero_snr && noise->abar[2] == 0 && fabs(noise->abar[0] - 0.9) < 1e-12);
     assert_int_equal(ac_schedule_copy(noise, true, &dg, &again), 0);
     assert_memory_equal(again->abar, noise->abar, 3 * sizeof *sch->abar);
-    for (int i = 0; i < 4; i++)
-        ac_schedule_free((ac_schedule *[]){sch, same, noise, again}[i]);
+    ac_schedule_free(sch);
+    ac_schedule_free(same);
+    ac_schedule_free(noise);
+    ac_schedule_free(again);
     assert_int_equal(parse("{'_class_name': 'DDIMScheduler', 'num_train_timesteps': 1}", &dg, &sch), 0);
     assert_int_equal(ac_schedule_copy(sch, true, &dg, &same), ADDCL_E_FORMAT);
     assert_null(same);

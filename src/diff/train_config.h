@@ -54,6 +54,8 @@ typedef enum ac_train_predict {
 typedef enum ac_optimizer { AC_OPTIM_ADAMW, AC_OPTIM_ADAM } ac_optimizer;
 typedef enum ac_lr_scheduler { AC_LR_CONSTANT, AC_LR_LINEAR, AC_LR_COSINE } ac_lr_scheduler;
 
+enum { AC_SAMPLER_OF_MODEL = AC_DPMPP_2M + 1 };
+
 /* Texts and paths are never NULL: "" is none. Paths are absolute or relative to the working directory of the process;
  * what the user wrote was relative to run.base_dir. The struct owns everything it points to. */
 typedef struct ac_train_cfg {
@@ -154,7 +156,7 @@ typedef struct ac_train_cfg {
         int64_t sample_steps; /* 0: never */
         const char *validation_prompts_file;
         int64_t num_validation_images;
-        int sampler; /* ac_sampler_kind; beyond: the model's own */
+        int sampler; /* ac_sampler_kind, or AC_SAMPLER_OF_MODEL */
         double guidance_scale;
         int64_t num_inference_steps;
         int64_t validation_seed;

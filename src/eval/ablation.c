@@ -145,7 +145,7 @@ static bool same_sets(const ac_lines *a, const ac_lines *b)
     return same;
 }
 
-/* A row that sets what an earlier one of another table does is that one: it is trained once. */
+/* A row that sets what an earlier one does is that one: it is trained once. */
 static int share_folder(const ac_ablation *a, ac_ablation_row *row, ac_diag *dg)
 {
     for (const ac_ablation_row *r = a->rows.p; r < row; r++)

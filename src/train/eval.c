@@ -140,7 +140,7 @@ int ac_sample_sheet(ac_training *r, const char *path)
     sheet s = {ac_calloc(n * (size_t)side * (size_t)side * 3, sizeof(float)), side, side};
     addcl_sample_opts o = {.prompts = (const char *const *)r->prompts.p, .n_prompts = n, .count = (int)n, .batch_size = (int)AC_MIN(n, (size_t)16),
                            .steps = (int)c->validation.num_inference_steps, .cfg_scale = c->validation.guidance_scale, .width = side,
-                           .height = side, .seed = c->validation.validation_seed, .sampler = sampler > AC_DPMPP_2M ? NULL : ac_sampler_name((ac_sampler_kind)sampler),
+                           .height = side, .seed = c->validation.validation_seed, .sampler = sampler == AC_SAMPLER_OF_MODEL ? NULL : ac_sampler_name((ac_sampler_kind)sampler),
                            .on_image = take_image, .user = &s};
 
     if (!s.pixels)

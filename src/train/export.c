@@ -335,7 +335,7 @@ static int export_scheduler(ac_training *r, const char *dir)
     if (!j || (class && *class && (json_object_set_new(j, "_class_name", json_string(class)) ||
                                    json_object_set_new(j, "timestep_spacing", json_string(ac_spacing_name(c->spacing))))) ||
         json_object_set_new(j, "prediction_type", json_string(ac_prediction_name(c->prediction))) ||
-        json_object_set_new(j, "rescale_betas_zero_snr", json_boolean(c->zero_snr || r->cfg->loss.zero_terminal_snr)))
+        json_object_set_new(j, "rescale_betas_zero_snr", json_boolean(c->zero_snr)))
         rc = ac_nomem(r->dg, sizeof *j);
     AC_TRY(rc);
     AC_TRY(ac_folder_make(to, r->dg));

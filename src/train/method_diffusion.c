@@ -37,16 +37,24 @@ static int schedule(ac_training *r, diffusion *d)
 {
     static const ac_prediction given[] = {[AC_TRAIN_PREDICT_EPS] = AC_PREDICT_EPS, [AC_TRAIN_PREDICT_V] = AC_PREDICT_V,
                                           [AC_TRAIN_PREDICT_SAMPLE] = AC_PREDICT_SAMPLE};
-    ac_schedule *sch = r->model->sch;
+    ac_schedule *sch = r->model->sch, *with_noise;
     ac_train_predict p = r->cfg->model.prediction_type;
     bool zero_snr = r->cfg->loss.zero_terminal_snr;
+    int rc = 0;
 
-    if (p != AC_TRAIN_PREDICT_MODEL)
-        sch->cfg.prediction = given[p]; /* samples and the exported scheduler go by it */
+    if (p != AC_TRAIN_PREDICT_MODEL) /* samples and the exported scheduler go by the model's schedule */
+        sch->cfg.prediction = given[p];
     if ((zero_snr || sch->cfg.zero_snr) && sch->cfg.prediction == AC_PREDICT_EPS)
         return ac_fail(r->dg, ADDCL_E_ARG, "noise cannot be predicted where nothing else is left (zero terminal SNR): set model.prediction_type = "
                                            "v_prediction");
-    return ac_schedule_copy(sch, zero_snr, r->dg, &d->sch);
+    if (zero_snr) {
+        AC_TRY(ac_schedule_copy(sch, true, r->dg, &with_noise));
+        ac_schedule_free(sch);
+        r->model->sch = with_noise;
+    }
+    d->sch = r->model->sch;
+out:
+    return rc;
 }
 
 static int check_parts(const ac_training *r)
@@ -129,7 +137,6 @@ static void close_diffusion(ac_training *r)
 
     if (!d)
         return;
-    ac_schedule_free(d->sch);
     ac_latents_close(&d->latents);
     ac_states_close(&d->states);
     for (size_t i = 0; i < AC_LEN(all); i++)

@@ -77,11 +77,11 @@ static int open_schedules(ac_training *r, bool pure_noise, ac_sampler_kind sampl
     AC_TRY(rc);
     free(m->scheduler_class);
     m->scheduler_class = class;
-    s->teacher = m->sch; /* the exported scheduler and the samples go by the student's */
-    AC_TRY(ac_schedule_copy(s->teacher, pure_noise && s->teacher->cfg.prediction != AC_PREDICT_EPS, r->dg, &m->sch));
-    m->sch->cfg.sampler = sampler;
-    m->sch->cfg.spacing = AC_TRAILING;
-    rc = ac_schedule_copy(m->sch, false, r->dg, &s->student);
+    AC_TRY(ac_schedule_copy(m->sch, pure_noise && m->sch->cfg.prediction != AC_PREDICT_EPS, r->dg, &s->student));
+    s->student->cfg.sampler = sampler;
+    s->student->cfg.spacing = AC_TRAILING;
+    s->teacher = m->sch; /* the model's is the student's from now on: samples and the exported scheduler go by it */
+    m->sch = s->student;
 out:
     return rc;
 }
@@ -124,7 +124,6 @@ out:
 
 void ac_student_close(ac_student *s)
 {
-    ac_schedule_free(s->student);
     ac_schedule_free(s->teacher);
     ac_latents_close(&s->latents);
     ac_states_close(&s->states);

@@ -22,7 +22,7 @@ ac_id ac_each_mix(ac_graph *g, int B, const char *a, ac_id x, const char *b, ac_
 
 typedef struct ac_student {
     ac_training *r;
-    ac_schedule *student, *teacher;
+    ac_schedule *student, *teacher; /* the student's is the model's */
     ac_latents latents;
     ac_states states;
     int B, h, w, C, T, context;
