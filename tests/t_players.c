@@ -41,11 +41,8 @@ typedef struct arena {
 
 enum { ADVERSARIAL = 1, DISTILL = 2, IN_LATENTS = 4 /* the discriminator looks through the teacher */, DECODE_REAL = 8 };
 
-static void arena_open(arena *a, int with)
+static void arena_nets(arena *a, int with, ac_heads *heads, ac_add_nets *n)
 {
-    ac_heads heads = {.virtual_batch = 2, .cmap = 4};
-    ac_add_nets n;
-
     memset(a, 0, sizeof *a);
     a->o = (ac_add_opts){.B = B, .h = 4, .w = 4, .side = 16, .T = 3, .text_dim = 8, .image_condition = true, .augment = true,
                          .adversarial = with & ADVERSARIAL, .distill = with & DISTILL, .decode_real = with & DECODE_REAL,
@@ -56,14 +53,22 @@ static void arena_open(arena *a, int with)
         a->weights[k] = (ac_weights){.train = &a->set[k], .part = player_names[k], .dg = test_diag()};
         a->net[k] = (ac_net){.g = a->g, .w = &a->weights[k]};
     }
-    n = (ac_add_nets){.student = &a->net[STUDENT], .teacher = &a->net[TEACHER], .decoder = &a->net[DECODER], .head = &a->net[HEADS], .unet = &small_unet,
-                      .teacher_unet = &small_unet, .vae = &small_vae, .heads = &heads,
-                      .features = {.net = &a->net[FEATURES], .vit = &small_vit, .tap = {0, 1}, .n_taps = 2, .embedding = true}};
-    ac_vit_norm(&small_vit, n.features.mean, n.features.std);
+    *n = (ac_add_nets){.student = &a->net[STUDENT], .teacher = &a->net[TEACHER], .decoder = &a->net[DECODER], .head = &a->net[HEADS], .unet = &small_unet,
+                       .teacher_unet = &small_unet, .vae = &small_vae, .heads = heads,
+                       .features = {.net = &a->net[FEATURES], .vit = &small_vit, .tap = {0, 1}, .n_taps = 2, .embedding = true}};
+    ac_vit_norm(&small_vit, n->features.mean, n->features.std);
     if (with & IN_LATENTS) {
         a->o.augment = a->o.image_condition = a->o.pixels = false;
-        n.features = (ac_features){.net = &a->net[TEACHER], .unet = &small_unet, .n_taps = ac_unet_taps(&small_unet)};
+        n->features = (ac_features){.net = &a->net[TEACHER], .unet = &small_unet, .n_taps = ac_unet_taps(&small_unet)};
     }
+}
+
+static void arena_open(arena *a, int with)
+{
+    ac_heads heads = {.virtual_batch = 2, .cmap = 4};
+    ac_add_nets n;
+
+    arena_nets(a, with, &heads, &n);
     a->loss = ac_add_loss(a->g, &n, &a->o);
     if (with & DECODE_REAL)
         ac_set_output(a->g, "real", ac_vae_decode(&a->net[DECODER], &small_vae, ac_input(a->g, "x0", AC_F32, ac_dims(4, B, 4, 4, 4))));
@@ -218,41 +223,40 @@ static void decoded(void **state)
 }
 
 /* What heads see with a map is what they see without it, mapped. */
-static void mapped(void **state)
+static void check_mapped(int with)
 {
-    enum { C = 16, TAPS = 3, ROWS = B * 16 };
-    ac_params set = {.dev = test_device(), .dg = test_diag(), .part = "image_encoder", .seed = 5};
-    ac_weights weights = {.train = &set, .part = "image_encoder", .dg = test_diag()};
-    ac_graph *g = ac_graph_new(test_diag(), AC_F32);
-    ac_net net = {.g = g, .w = &weights};
-    ac_features f = {.net = &net, .vit = &small_vit, .tap = {0, 1}, .n_taps = 2, .embedding = true};
-    ac_id image = ac_input(g, "image", AC_F32, ac_dims(4, B, 16, 16, 3)), out[AC_TAPS + 1], token;
-    float map[C * C + C], plain[ROWS * C], seen[ROWS * C], pixels[B * 16 * 16 * 3];
+    enum { MOST = 32, ROWS = B * 16 };
+    float map[MOST * MOST + MOST], plain[ROWS * MOST], seen[ROWS * MOST];
+    ac_id out[2][AC_TAPS + 1];
     uint64_t seed = 3;
-    ac_exec *x = NULL;
+    ac_add_nets n;
+    arena a;
     char name[32];
 
-    (void)state;
-    ac_vit_norm(&small_vit, f.mean, f.std);
-    ac_mix_fill(&seed, map, C * C + C);
-    ac_mix_fill(&seed, pixels, B * 16 * 16 * 3);
+    ac_mix_fill(&seed, map, AC_LEN(map));
+    arena_nets(&a, with, NULL, &n);
+    a.o.augment = false;
     for (int pass = 0; pass < 2; pass++) {
-        f.whiten[1] = f.whiten[2] = pass ? map : NULL;
-        ac_features_of(&f, image, out, &token);
-        for (int k = 0; k < TAPS; k++) {
+        for (int k = 1; k < ac_feature_count(&n.features) && pass; k++)
+            n.features.whiten[k] = map;
+        ac_add_real_features(a.g, &n, &a.o, out[pass]);
+        for (int k = 0; k < ac_feature_count(&n.features); k++) {
             snprintf(name, sizeof name, "%d.%d", pass, k);
-            ac_set_output(g, name, out[k]);
+            ac_set_output(a.g, name, out[pass][k]);
         }
     }
-    must(ac_exec_new(test_device(), g, NULL, &x), test_diag());
-    must(ac_feed(x, "image", pixels, sizeof pixels), test_diag());
-    must(ac_run(x), test_diag());
-    for (int k = 0; k < TAPS; k++) {
+    must(ac_exec_new(test_device(), a.g, NULL, &a.x), test_diag());
+    arena_run(&a, NULL, NULL);
+    for (int k = 0; k < ac_feature_count(&n.features); k++) {
+        const ac_shape *s = ac_shape_of(a.g, out[0][k]);
+        int T = (int)s->d[1], C = (int)s->d[2];
+        size_t bytes = (size_t)(B * T * C) * sizeof(float);
+        assert_true(T * B <= ROWS && C <= MOST);
         snprintf(name, sizeof name, "0.%d", k);
-        must(ac_fetch(x, name, plain, sizeof plain), test_diag());
+        must(ac_fetch(a.x, name, plain, bytes), test_diag());
         snprintf(name, sizeof name, "1.%d", k);
-        must(ac_fetch(x, name, seen, sizeof seen), test_diag());
-        for (int i = 0; i < ROWS; i++)
+        must(ac_fetch(a.x, name, seen, bytes), test_diag());
+        for (int i = 0; i < B * T; i++)
             for (int c = 0; c < C; c++) {
                 double want = k ? (double)map[C * C + c] : (double)plain[i * C + c];
                 for (int j = 0; j < C && k; j++)
@@ -260,10 +264,14 @@ static void mapped(void **state)
                 assert_true(fabs((double)seen[i * C + c] - want) < 1e-4 * (1 + fabs(want)));
             }
     }
-    ac_exec_free(x);
-    ac_graph_free(g);
-    ac_weights_free(&weights);
-    ac_params_free(&set);
+    arena_close(&a);
+}
+
+static void mapped(void **state)
+{
+    (void)state;
+    check_mapped(ADVERSARIAL);
+    check_mapped(ADVERSARIAL | IN_LATENTS);
 }
 
 int main(void)

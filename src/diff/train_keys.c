@@ -204,7 +204,7 @@ const ac_key ac_keys[] = {
         RANGE(0, 63), FOR("add|gan")),
     KEY(BOOL, discriminator, feature_embedding, "yes", "one more head sees the patches before the first block", FOR("add|gan")),
     KEY(BOOL, discriminator, feature_whitening, "no",
-        "heads see features made uncorrelated and of variance 1 on training pictures", FOR("add|gan")),
+        "heads see features made uncorrelated and of variance 1 on training samples", FOR("add|gan|ladd")),
     KEY(INT, discriminator, feature_size, "0", "side that pictures are resized to for the network; 0: as they are",
         RANGE(0, 4096), UNIT("pixels"), FOR("add|gan")),
     KEY(BOOL, discriminator, text_condition, "yes", "heads know the caption's embedding", FOR("add|gan|ladd")),

@@ -140,12 +140,13 @@ static ac_id readout(ac_net *m, ac_id x)
 static ac_id whitened(const ac_features *f, int k, ac_id x)
 {
     ac_net *m = f->net;
-    size_t C = (size_t)f->vit->width;
+    size_t C;
     float *weight, *bias;
     ac_id w, b;
 
-    if (!f->whiten[k])
+    if (!f->whiten[k] || m->g->rc)
         return x;
+    C = (size_t)nn_dim(m, x, 2);
     weight = ac_calloc(C * C, sizeof *weight);
     bias = ac_calloc(C, sizeof *bias);
     if (!weight || !bias) {
@@ -343,6 +344,8 @@ static void latent_features(const step *s, ac_id x, const char *pass, ac_id out[
     ac_unet(&net, f->unet, &(ac_unet_in){.x = x, .t = ac_input(s->g, "ladd.t", AC_F32, ac_dims(1, s->o->B)), .ctx = states(s, "ctx")});
     if (s->g->rc == 0 && c.n != f->n_taps)
         ac_graph_fail(s->g, ADDCL_E_INTERNAL, "%d outputs of transformer blocks, %d were expected", c.n, f->n_taps);
+    for (int k = 0; k < f->n_taps && s->g->rc == 0; k++)
+        out[k] = whitened(f, k, out[k]);
 }
 
 static ac_id augmented(const step *s, ac_id image, const char *pass)
@@ -438,13 +441,21 @@ static ac_id distance(const step *s, const ac_id *real, const ac_id *fake)
     return ac_scale(g, sum, 1 / (double)n, 0);
 }
 
-ac_id ac_add_real(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o)
+/* What is real: pictures; with features of the teacher, latents. */
+static ac_id truth(const step *s)
+{
+    if (s->n->features.unet)
+        return ac_input(s->g, "x0", AC_F32, latent(s));
+    if (s->o->decode_real)
+        return decode(s, ac_input(s->g, "x0", AC_F32, latent(s)));
+    return ac_input(s->g, "pixels", AC_F32, ac_dims(4, s->o->B, s->o->side, s->o->side, 3));
+}
+
+void ac_add_real_features(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o, ac_id out[AC_TAPS + 1])
 {
     const step s = {.g = g, .n = n, .o = o};
 
-    if (o->decode_real)
-        return decode(&s, ac_input(g, "x0", AC_F32, latent(&s)));
-    return ac_input(g, "pixels", AC_F32, ac_dims(4, o->B, o->side, o->side, 3));
+    features(&s, truth(&s), "real", out, NULL);
 }
 
 /* Both players' parts: the value of the student's, the gradients of both. `at` is what the student moves, pictures or latents: it
@@ -453,15 +464,15 @@ static ac_id adversaries(step *s, ac_id at)
 {
     ac_graph *g = s->g;
     const ac_features *f = &s->n->features;
-    ac_id truth = f->unet ? ac_input(g, "x0", AC_F32, latent(s)) : ac_add_real(g, s->n, s->o);
+    ac_id original = truth(s);
     ac_id moved = ac_stop(g, at), seen = s->o->pixels || f->unet ? moved : decode(s, moved);
     ac_id made[AC_TAPS + 1], fake[AC_TAPS + 1], real[AC_TAPS + 1], token = AC_NONE, adv, slope, follow;
 
     if (!f->unet)
-        ac_features_of(f, truth, real, &token); /* unaugmented: the condition */
+        ac_features_of(f, original, real, &token); /* unaugmented: the condition */
     s->condition = condition(s, token);
     if (s->o->augment || f->unet)
-        features(s, truth, "real", real, NULL);
+        features(s, original, "real", real, NULL);
     features(s, seen, "made", made, NULL);
     adv = ac_loss_generator(g, verdict(s, made));
     ac_grad(g, adv, AC_NONE, &moved, 1, &slope);

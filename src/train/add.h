@@ -24,7 +24,7 @@ typedef struct ac_features {
     bool embedding;
     int size;            /* height and width that pictures are resized to (area); 0: as they are */
     double mean[3], std[3]; /* of pixels in 0..1 */
-    const float *whiten[AC_TAPS + 1]; /* of each head's features: a map's weight [width,width], then its bias [width]; NULL: none */
+    const float *whiten[AC_TAPS + 1]; /* of each head's features: a map's weight [C,C], then its bias [C]; NULL: none */
 } ac_features;
 
 /* Transformer blocks of a UNet, which n_taps must be then. */
@@ -82,8 +82,8 @@ typedef struct ac_add_opts {
  * feature_distance of the made pictures' mean features from the real ones', squared and relative. */
 ac_id ac_add_loss(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o);
 
-/* The real pictures that heads on a transformer's features judge [B,side,side,3]: input pixels; with decode_real, the decoded input x0. */
-ac_id ac_add_real(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o);
+/* What the heads see of the step's real pictures or latents: features [B,T,C], ac_feature_count of them; inputs as of the loss. */
+void ac_add_real_features(ac_graph *g, const ac_add_nets *n, const ac_add_opts *o, ac_id out[AC_TAPS + 1]);
 
 /* Those of the inputs that follow from time steps; sample i's, for s of the student and t of the teacher. */
 int ac_add_times_open(int B, ac_diag *dg, ac_each *a) AC_CHECK_RESULT;

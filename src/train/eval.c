@@ -24,16 +24,17 @@ size_t ac_eval_count(const ac_training *r)
 
 int ac_eval_batch(ac_training *r, ac_split split, size_t of, size_t k, size_t n, ac_batch *b)
 {
-    size_t all = ac_data_count(r->data, split), side = (size_t)r->cfg->data.resolution, pixels = side * side * 3;
+    size_t all = ac_data_count(r->data, split), side = (size_t)r->cfg->data.resolution, pixels = side * side * 3,
+           room = AC_MAX(n, (size_t)r->cfg->data.train_batch_size);
     const uint32_t *member = ac_data_members(r->data, split);
     int rc = 0;
 
     memset(b, 0, sizeof *b);
-    b->image = ac_calloc(n * pixels, sizeof *b->image);
+    b->image = ac_calloc(room * pixels, sizeof *b->image);
     b->sample = ac_calloc(n, sizeof *b->sample);
     if (!b->image || !b->sample) {
         ac_eval_free(b);
-        return ac_nomem(r->dg, n * pixels * sizeof(float));
+        return ac_nomem(r->dg, room * pixels * sizeof(float));
     }
     for (size_t i = 0; all && i < n && rc >= 0; i++) {
         rc = ac_data_fetch(r->data, member[(k + i) * all / of], AC_EPOCH_PLAIN, r->dg, b->image + b->n * pixels, &b->sample[b->n]);

@@ -10,7 +10,7 @@
 #include "train/add.h"
 
 /* Purposes of a sample's random streams. */
-enum { RANDOM_STEP = 1, RANDOM_NOISE, RANDOM_TEACHER_STEP, RANDOM_TEACHER_NOISE, RANDOM_AUGMENT, RANDOM_REAL_NOISE, RANDOM_WHITEN };
+enum { RANDOM_STEP = 1, RANDOM_NOISE, RANDOM_TEACHER_STEP, RANDOM_TEACHER_NOISE, RANDOM_AUGMENT, RANDOM_REAL_NOISE };
 enum { STUDENT, HEADS }; /* sets of parameters */
 enum { PASSES = 3 };     /* of pictures through the features */
 
@@ -114,30 +114,37 @@ static int allocate(ac_training *r, add *a)
     return ok ? 0 : ac_nomem(r->dg, B * pixels * PASSES * sizeof(float));
 }
 
-static ac_features features_of(const ac_training *r, const add *a, ac_net *m)
+/* What the heads see: of pictures through the feature network, of latents through the teacher. */
+static ac_features features_of(const ac_training *r, const add *a, ac_net *network, ac_net *teacher)
 {
     const ac_ints *blocks = &r->cfg->discriminator.feature_blocks;
     int side = (int)r->cfg->discriminator.feature_size;
-    ac_features f = {.net = m, .vit = &a->vit, .n_taps = (int)blocks->n, .embedding = r->cfg->discriminator.feature_embedding,
+    ac_features f = {.net = network, .vit = &a->vit, .n_taps = (int)blocks->n, .embedding = r->cfg->discriminator.feature_embedding,
                      .size = side == a->o.side ? 0 : side};
 
-    for (size_t i = 0; i < blocks->n; i++)
+    if (in_latents(r))
+        f = (ac_features){.net = teacher, .unet = &r->model->unet, .n_taps = ac_unet_taps(&r->model->unet)};
+    else
+        ac_vit_norm(&a->vit, f.mean, f.std);
+    for (size_t i = 0; f.vit && i < blocks->n; i++)
         f.tap[i] = (int)blocks->p[i];
     for (int k = 0; k < ac_feature_count(&f); k++)
         f.whiten[k] = a->whiten[k];
-    ac_vit_norm(&a->vit, f.mean, f.std);
     return f;
 }
 
 enum { WHITEN_PICTURES = 512 };
 static const double whiten_floor = 1e-3; /* of the mean variance */
 
+static int feed(ac_training *r, ac_exec *x, const ac_batch *b);
+
 typedef struct whitening {
-    ac_whitener sums[AC_TAPS + 1];
-    int n;           /* of features */
-    size_t patches;  /* of a picture */
-    float *image;    /* [B,side,side,3] */
-    float *row;      /* [B,patches,width] */
+    int n; /* of features */
+    struct {
+        ac_whitener sums;
+        size_t patches;
+    } of[AC_TAPS + 1];
+    float *row; /* [B,patches,width] */
 } whitening;
 
 static const char *tap_name(int k, char name[32])
@@ -150,86 +157,71 @@ static int count_batch(ac_training *r, ac_exec *x, const ac_batch *b, size_t fir
 {
     add *a = r->method;
     whitening *w = user;
-    size_t B = (size_t)a->o.B, pixels = (size_t)a->o.side * (size_t)a->o.side * 3, width = (size_t)a->vit.width;
+    ac_batch rows = *b;
     char name[32];
     int rc;
 
-    for (size_t i = 0; i < B; i++) {
-        uint64_t augment = ac_row_stream(r, first + i, RANDOM_WHITEN);
-        ac_diffaug_draw(&augment, a->o.B, a->o.side, (int)i, a->color[0] + 3 * i, a->place[0] + i * pixels / 3);
-    }
-    if (a->o.decode_real) {
-        AC_TRY(ac_latents_get(&a->s.latents, b, a->s.x0));
-        AC_TRY(ac_feed(x, "x0", a->s.x0, B * a->s.latents.n * sizeof(float)));
-    } else {
-        memcpy(w->image, b->image, b->n * pixels * sizeof(float));
-        AC_TRY(ac_feed(x, "pixels", w->image, B * pixels * sizeof(float)));
-    }
-    AC_TRY(ac_feed(x, "color", a->color[0], B * 3 * sizeof(float)));
-    AC_TRY(ac_feed(x, "place", a->place[0], B * pixels / 3 * sizeof(int32_t)));
+    rows.row = first; /* the same noise and augmentation in each sitting */
+    AC_TRY(feed(r, x, &rows));
     AC_TRY(ac_run(x));
     for (int k = 0; k < w->n; k++) {
-        AC_TRY(ac_fetch(x, tap_name(k, name), w->row, B * w->patches * width * sizeof(float)));
-        AC_TRY(ac_whitener_add(&w->sums[k], w->row, b->n * w->patches, r->dg));
+        AC_TRY(ac_fetch(x, tap_name(k, name), w->row, (size_t)a->o.B * w->of[k].patches * w->of[k].sums.d * sizeof *w->row));
+        AC_TRY(ac_whitener_add(&w->of[k].sums, w->row, b->n * w->of[k].patches, r->dg));
     }
 out:
     return rc;
 }
 
-/* The graph of a batch's features, ready to run; counts what they are. */
-static int features_graph(ac_training *r, add *a, ac_graph *g, whitening *w, ac_exec **x)
+/* The graph of a batch's features, and room for what is made of them. */
+static int features_graph(ac_training *r, add *a, ac_graph *g, whitening *w)
 {
-    ac_net net = ac_student_frozen(r, g, &a->features, &a->feature, "image_encoder"),
+    ac_net teacher = ac_student_teacher(&a->s, g), feature = ac_student_frozen(r, g, &a->features, &a->feature, "image_encoder"),
            decoder = ac_student_frozen(r, g, &a->decoder, &r->model->part[AC_VAE], "vae");
-    ac_features f = features_of(r, a, &net);
-    int B = a->o.B, side = a->o.side;
-    ac_id image = ac_add_real(g, &(ac_add_nets){.decoder = &decoder, .vae = &r->model->vae, .unet = &r->model->unet}, &a->o), out[AC_TAPS + 1], token;
+    ac_add_nets n = {.decoder = &decoder, .vae = &r->model->vae, .unet = &r->model->unet, .features = features_of(r, a, &feature, &teacher)};
+    ac_id out[AC_TAPS + 1];
+    size_t most = 0;
     char name[32];
+    int rc;
 
-    memset(f.whiten, 0, sizeof f.whiten);
-    if (a->o.augment)
-        image = ac_diffaug(g, image, ac_input(g, "color", AC_F32, ac_dims(2, B, 3)), ac_input(g, "place", AC_I32, ac_dims(2, B, side * side)));
-    ac_features_of(&f, image, out, &token);
-    w->n = ac_feature_count(&f);
-    for (int k = 0; k < w->n; k++)
+    ac_add_real_features(g, &n, &a->o, out);
+    AC_TRY(g->rc);
+    for (int k = 0; k < ac_feature_count(&n.features); k++, w->n++) {
+        size_t patches = (size_t)ac_shape_of(g, out[k])->d[1], width = (size_t)ac_shape_of(g, out[k])->d[2];
         ac_set_output(g, tap_name(k, name), out[k]);
-    w->patches = g->rc ? 0 : (size_t)ac_shape_of(g, out[0])->d[1];
-    return ac_exec_new(r->dev, g, NULL, x);
+        AC_TRY(ac_whitener_open(width, r->dg, &w->of[k].sums));
+        w->of[k].patches = patches;
+        most = AC_MAX(most, (size_t)a->o.B * patches * width);
+        if (!(a->whiten[k] = ac_calloc(width * width + width, sizeof *a->whiten[k]))) {
+            rc = ac_nomem(r->dg, width * width * sizeof *a->whiten[k]);
+            goto out;
+        }
+    }
+    if (!(w->row = ac_calloc(most, sizeof *w->row)))
+        rc = ac_nomem(r->dg, most * sizeof *w->row);
+out:
+    return rc;
 }
 
-/* Maps that whiten the features, from training pictures as the heads see them, the same ones in each sitting. */
+/* Maps that whiten the features, from training samples as the heads see them, the same ones in each sitting. */
 static int whiten(ac_training *r, add *a)
 {
-    size_t B = (size_t)a->o.B, pixels = (size_t)a->o.side * (size_t)a->o.side * 3, width = (size_t)a->vit.width, seen;
+    size_t seen;
     ac_graph *g = ac_graph_new(r->dg, AC_F32);
     ac_exec *x = NULL;
     whitening w = {0};
     int rc = g ? 0 : ac_nomem(r->dg, sizeof *g);
 
     AC_TRY(rc);
-    for (size_t k = 0; k < r->cfg->discriminator.feature_blocks.n + 1; k++)
-        if (!(a->whiten[k] = ac_calloc(width * width + width, sizeof *a->whiten[k]))) {
-            rc = ac_nomem(r->dg, width * width * sizeof *a->whiten[k]);
-            goto out;
-        }
+    AC_TRY(features_graph(r, a, g, &w));
     if (r->plan_only)
         goto out;
-    AC_TRY(features_graph(r, a, g, &w, &x));
-    w.image = ac_calloc(B * pixels, sizeof *w.image);
-    w.row = ac_calloc(B * w.patches * width, sizeof *w.row);
-    if (!w.image || !w.row) {
-        rc = ac_nomem(r->dg, B * w.patches * width * sizeof *w.row);
-        goto out;
-    }
-    for (int k = 0; k < w.n; k++)
-        AC_TRY(ac_whitener_open(width, r->dg, &w.sums[k]));
+    AC_TRY(ac_exec_new(r->dev, g, NULL, &x));
     AC_TRY(ac_eval_each(r, x, AC_SPLIT_TRAIN, AC_MIN(ac_data_count(r->data, AC_SPLIT_TRAIN), (size_t)WHITEN_PICTURES), count_batch, &w, &seen));
     for (int k = 0; k < w.n; k++)
-        AC_TRY(ac_whitener_map(&w.sums[k], whiten_floor, r->dg, a->whiten[k], a->whiten[k] + width * width));
+        AC_TRY(ac_whitener_map(&w.of[k].sums, whiten_floor, r->dg, a->whiten[k], a->whiten[k] + w.of[k].sums.d * w.of[k].sums.d));
 out:
-    for (int k = 0; k < w.n; k++)
-        ac_whitener_close(&w.sums[k]);
-    free(w.image);
+    for (int k = 0; k <= AC_TAPS; k++)
+        ac_whitener_close(&w.of[k].sums);
     free(w.row);
     ac_exec_free(x);
     ac_graph_free(g);
@@ -263,7 +255,7 @@ static int open_add(ac_training *r)
     r->recipe = in_latents(r) ? &ac_recipe_ladd : !a->o.distill ? &ac_recipe_gan : !a->o.adversarial ? &student_alone : &ac_recipe_add;
     if (a->o.nfsd && !r->plan_only)
         AC_TRY(ac_states_get(&a->s.states, r->cfg->distillation.negative_prompt, a->negative_ctx, a->s.pooled));
-    if (a->o.adversarial && !in_latents(r) && r->cfg->discriminator.feature_whitening)
+    if (a->o.adversarial && r->cfg->discriminator.feature_whitening)
         rc = whiten(r, a);
 out:
     return rc;
@@ -311,12 +303,10 @@ static ac_id loss(ac_training *r, ac_graph *g, int B)
     ac_id y;
 
     (void)B;
-    if (in_latents(r))
-        n.features = (ac_features){.net = &teacher, .unet = &r->model->unet, .n_taps = ac_unet_taps(&r->model->unet)};
-    else if (a->o.adversarial)
-        n.features = features_of(r, a, &feature);
-    if (a->o.adversarial)
+    if (a->o.adversarial) {
+        n.features = features_of(r, a, &feature, &teacher);
         head = ac_train_net(r, g, HEADS, &wh);
+    }
     y = ac_add_loss(g, &n, &a->o);
     ac_heads_keep(&heads, g);
     ac_heads_free(&heads);
@@ -390,7 +380,7 @@ out:
 static void draw(ac_training *r, add *a, size_t i, uint64_t row)
 {
     const ac_ints *steps = &r->cfg->distillation.student_timesteps;
-    uint64_t N = (uint64_t)a->o.B * (uint64_t)r->ranks * (uint64_t)r->stepper.micro, noise = ac_row_stream(r, row, RANDOM_NOISE),
+    uint64_t N = (uint64_t)a->o.B * (uint64_t)r->ranks * (uint64_t)r->cfg->optimizer.gradient_accumulation_steps, noise = ac_row_stream(r, row, RANDOM_NOISE),
              other = ac_row_stream(r, row, RANDOM_TEACHER_NOISE), step = ac_row_stream(r, row, RANDOM_STEP), time = ac_row_stream(r, row, RANDOM_TEACHER_STEP),
              augment = ac_row_stream(r, row, RANDOM_AUGMENT);
     size_t n = a->s.latents.n;

@@ -174,7 +174,8 @@ const char *ac_thousands(int64_t n, char buf[32]);
 void ac_use_averages(ac_training *r, bool averages);
 /* Number of samples of a split that validation looks at: as many training ones as held-out ones. */
 size_t ac_eval_count(const ac_training *r);
-/* Samples k .. k+n-1 of `of`, spread over the split, as AC_EPOCH_PLAIN shows them; broken ones are left out. */
+/* Samples k .. k+n-1 of `of`, spread over the split, as AC_EPOCH_PLAIN shows them; broken ones are left out. The pictures have room for a
+ * whole batch. */
 int ac_eval_batch(ac_training *r, ac_split split, size_t of, size_t k, size_t n, ac_batch *b) AC_CHECK_RESULT;
 void ac_eval_free(ac_batch *b);
 /* Calls fn with batches of all of those samples, the first of which is the k-th; *seen: how many there were. */
