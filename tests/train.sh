@@ -106,6 +106,13 @@ check "to the same bits, of both players" test "$(state 000004)" = "$whole"
 run 0 "the distillation of the examples" "step 20/20" train "$SRCDIR/examples/emoji/add-smoke.ini" --set run.output_dir="$tmp/add-smoke"
 check "its sheet" test -s add-smoke/samples/step-000020.png
 
+# ---- the other ways to a student
+for method in gan ladd progressive reflow; do
+    train 0 "a student by $method" "step 2/2" $add --set run.method=$method --set run.output_dir=$method --set run.max_train_steps=2 \
+        --set discriminator.feature_whitening=yes --set distillation.reflow_steps=2
+    check "is a model" test -s $method/model/unet/diffusion_pytorch_model.safetensors
+done
+
 # ---- low-rank updates: merged, or added to the base when sampling, they are the same model
 train 0 "consistency by low-rank updates" "step 3/3" --set run.method=lcm --set run.output_dir=lora --set run.max_train_steps=3 --set model.lora_rank=4 \
     --set model.config= --set model.pretrained_model="$tmp/run/model" --set optimizer.learning_rate=1e-2
