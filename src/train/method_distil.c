@@ -203,13 +203,15 @@ static const char *const reflow_names[] = {"t"};
 enum { G_T, G_X, G_OUT, G_VALUES };
 static const char *const sampler_names[G_VALUES] = {"t", "step.x", "step.out"};
 
-/* The teacher's sampler, made at the first pair that is not known. */
+/* The teacher's sampler, made at the first pair that is not known. It takes a few samples at a time: in most batches few are new. */
+enum { SAMPLED_AT_ONCE = 8 };
 struct sampler {
+    int B;
     ac_memo *memo;
     ac_graph *g;
     ac_exec *x;
     ac_each each;
-    float *latent, *ctx, *target; /* of a batch: noise and then pictures; states; what the student shall say */
+    float *latent, *ctx, *target; /* of a batch, rounded up to B: noise and then pictures; states; what the student shall say */
     size_t *which;                /* the samples of the batch that it makes */
 };
 
@@ -234,18 +236,20 @@ static void close_sampler(distil *m)
 static int open_sampler(ac_training *r, distil *m)
 {
     const ac_student *s = &m->s;
-    size_t B = (size_t)s->B;
     struct sampler *p = m->sampler = ac_calloc(1, sizeof *p);
     char hash[65], maker[160];
+    size_t B;
     int rc;
 
     if (!p)
         return ac_nomem(r->dg, sizeof *p);
+    p->B = AC_MIN(s->B, SAMPLED_AT_ONCE);
+    B = (size_t)((s->B + p->B - 1) / p->B * p->B);
     ac_part_hash(r->model, AC_UNET, hash);
     snprintf(maker, sizeof maker, "%s ddim %lld guidance %.9g tokens %d", hash, (long long)r->cfg->distillation.reflow_steps,
              r->cfg->distillation.teacher_guidance, s->T);
     AC_TRY(ac_memo_open(r, "pairs", maker, s->latents.n, &p->memo));
-    AC_TRY(ac_each_open(sampler_names, G_VALUES, s->B, r->dg, &p->each));
+    AC_TRY(ac_each_open(sampler_names, G_VALUES, p->B, r->dg, &p->each));
     p->latent = ac_calloc(B * s->latents.n, sizeof *p->latent);
     p->target = ac_calloc(B * s->latents.n, sizeof *p->target);
     p->ctx = ac_calloc(B * (size_t)s->T * (size_t)s->context, sizeof *p->ctx);
@@ -287,39 +291,42 @@ static ac_id reflow_loss(ac_training *r, ac_graph *g, int B)
     return ac_loss_mse(g, y, ac_student_latent(&m->s, g, "target"), AC_NONE);
 }
 
-/* One step of DDIM of the whole batch. */
+/* One step of DDIM. */
 static int make_sampler(ac_training *r, distil *m)
 {
     struct sampler *p = m->sampler;
     double guidance = r->cfg->distillation.teacher_guidance;
-    network n = {m, {0}, false};
+    distil few = *m; /* the same networks for fewer samples */
+    network n = {&few, {0}, false};
     ac_id x, t, out;
 
     if (!(p->g = ac_graph_new(r->dg, AC_F32)))
         return ac_nomem(r->dg, sizeof *p->g);
-    n.net = ac_student_teacher(&m->s, p->g);
-    x = ac_student_latent(&m->s, p->g, "x");
-    t = ac_input(p->g, "t", AC_F32, ac_dims(1, m->s.B));
+    few.s.B = p->B;
+    n.net = ac_student_teacher(&few.s, p->g);
+    x = ac_student_latent(&few.s, p->g, "x");
+    t = ac_input(p->g, "t", AC_F32, ac_dims(1, p->B));
     out = output_of(&n, x, t, false);
     if (guidance != 1)
         out = ac_add(p->g, ac_scale(p->g, out, guidance, 0), ac_scale(p->g, output_of(&n, x, t, true), 1 - guidance, 0));
-    ac_set_output(p->g, "x_next", ac_each_mix(p->g, m->s.B, "step.x", x, "step.out", out));
+    ac_set_output(p->g, "x_next", ac_each_mix(p->g, p->B, "step.x", x, "step.out", out));
     return ac_exec_new(r->dev, p->g, NULL, &p->x);
 }
 
-/* Pictures from the noise in latent. */
-static int sample(ac_training *r, distil *m)
+/* Pictures from B noises in latent, the first-th and on. */
+static int sample(ac_training *r, distil *m, size_t first)
 {
     struct sampler *p = m->sampler;
     const ac_schedule *sch = m->s.student;
-    size_t B = (size_t)m->s.B, bytes = B * m->s.latents.n * sizeof *p->latent, states = (size_t)m->s.T * (size_t)m->s.context * sizeof *p->ctx;
+    size_t B = (size_t)p->B, bytes = B * m->s.latents.n * sizeof *p->latent, states = (size_t)m->s.T * (size_t)m->s.context;
+    float *latent = p->latent + first * m->s.latents.n;
     int K = (int)r->cfg->distillation.reflow_steps, all = sch->cfg.train_steps, rc = 0;
 
     if (!p->x)
         AC_TRY(make_sampler(r, m));
-    AC_TRY(ac_feed(p->x, "ctx", p->ctx, B * states));
+    AC_TRY(ac_feed(p->x, "ctx", p->ctx + first * states, B * states * sizeof *p->ctx));
     if (r->cfg->distillation.teacher_guidance != 1)
-        AC_TRY(ac_feed(p->x, "null_ctx", m->s.null_ctx, states));
+        AC_TRY(ac_feed(p->x, "null_ctx", m->s.null_ctx, states * sizeof *p->ctx));
     for (int k = K; k > 0; k--) {
         int at = (int)lround((double)all * k / K) - 1, to = (int)lround((double)all * (k - 1) / K) - 1;
         double alpha, sigma, alpha1 = 1, sigma1 = 0, of_x, of_out;
@@ -329,15 +336,15 @@ static int sample(ac_training *r, distil *m)
             ac_schedule_at(sch, to, &alpha1, &sigma1);
         read = ac_reading_of(sch->cfg.prediction, alpha, sigma);
         ac_ddim_between(&read, alpha1, sigma1, &of_x, &of_out);
-        for (int i = 0; i < m->s.B; i++) {
+        for (int i = 0; i < p->B; i++) {
             ac_each_set(&p->each, i, G_T, at);
             ac_each_set(&p->each, i, G_X, of_x);
             ac_each_set(&p->each, i, G_OUT, of_out);
         }
-        AC_TRY(ac_feed(p->x, "x", p->latent, bytes));
+        AC_TRY(ac_feed(p->x, "x", latent, bytes));
         AC_TRY(ac_each_feed(&p->each, p->x));
         AC_TRY(ac_run(p->x));
-        AC_TRY(ac_fetch(p->x, "x_next", p->latent, bytes));
+        AC_TRY(ac_fetch(p->x, "x_next", latent, bytes));
     }
 out:
     return rc;
@@ -375,8 +382,8 @@ static int pairs(ac_training *r, const ac_batch *b)
         memcpy(p->ctx + missing * states, s->ctx + i * states, states * sizeof *p->ctx);
         p->which[missing++] = i;
     }
-    if (missing)
-        AC_TRY(sample(r, m));
+    for (size_t k = 0; k < missing; k += (size_t)p->B)
+        AC_TRY(sample(r, m, k));
     for (size_t k = 0; k < missing; k++) {
         size_t i = p->which[k];
         const char *caption = b->sample[i].caption;
