@@ -50,15 +50,15 @@ static ac_spectral *spectral(ac_net *m, ac_heads *h, int64_t rows, int64_t colum
 static ac_id normed_weight(ac_net *m, ac_heads *h, int64_t out, int64_t in, int k)
 {
     ac_graph *g = m->g;
-    ac_id w = nn_weight(m, "weight_orig", 3, (int)out, (int)in, k), flat = ac_reshape(g, w, ac_dims(2, out, in * k)), fixed = ac_stop(g, flat);
+    ac_id w = nn_weight(m, "weight_orig", 3, (int)out, (int)in, k), flat = ac_reshape(g, w, ac_dims(2, out, in * k)), product, sigma;
     ac_spectral *s = spectral(m, h, out, in * k);
-    ac_id sigma;
 
     if (!s)
         return AC_POISON;
-    s->now[1] = unit(g, ac_matmul(g, s->now[0], fixed, false, false));
-    s->now[0] = unit(g, ac_linear(g, s->now[1], fixed, AC_NONE, AC_ACT_NONE));
-    sigma = ac_sum(g, ac_mul(g, s->now[0], ac_linear(g, s->now[1], flat, AC_NONE, AC_ACT_NONE)), 3);
+    s->now[1] = unit(g, ac_matmul(g, s->now[0], ac_stop(g, flat), false, false));
+    product = ac_linear(g, s->now[1], flat, AC_NONE, AC_ACT_NONE);
+    s->now[0] = unit(g, ac_stop(g, product));
+    sigma = ac_sum(g, ac_mul(g, s->now[0], product), 3);
     return ac_div(g, w, ac_reshape(g, sigma, ac_dims(3, 1, 1, 1)));
 }
 

@@ -114,20 +114,20 @@ static int allocate(ac_training *r, add *a)
     return ok ? 0 : ac_nomem(r->dg, B * pixels * PASSES * sizeof(float));
 }
 
-/* What the heads see: of pictures through the feature network, of latents through the teacher. */
+/* What the heads see: of latents through the teacher, of pictures through the feature network. */
 static ac_features features_of(const ac_training *r, const add *a, ac_net *network, ac_net *teacher)
 {
     const ac_ints *blocks = &r->cfg->discriminator.feature_blocks;
     int side = (int)r->cfg->discriminator.feature_size;
-    ac_features f = {.net = network, .vit = &a->vit, .n_taps = (int)blocks->n, .embedding = r->cfg->discriminator.feature_embedding,
-                     .size = side == a->o.side ? 0 : side};
+    ac_features f = {.net = teacher, .unet = &r->model->unet, .n_taps = ac_unet_taps(&r->model->unet)};
 
-    if (in_latents(r))
-        f = (ac_features){.net = teacher, .unet = &r->model->unet, .n_taps = ac_unet_taps(&r->model->unet)};
-    else
+    if (!in_latents(r)) {
+        f = (ac_features){.net = network, .vit = &a->vit, .n_taps = (int)blocks->n, .embedding = r->cfg->discriminator.feature_embedding,
+                          .size = side == a->o.side ? 0 : side};
         ac_vit_norm(&a->vit, f.mean, f.std);
-    for (size_t i = 0; f.vit && i < blocks->n; i++)
-        f.tap[i] = (int)blocks->p[i];
+        for (size_t i = 0; i < blocks->n; i++)
+            f.tap[i] = (int)blocks->p[i];
+    }
     for (int k = 0; k < ac_feature_count(&f); k++)
         f.whiten[k] = a->whiten[k];
     return f;
