@@ -116,7 +116,20 @@ printf '[ablation]\nbase = x.ini\nseedz = 1\n' >ablation.ini
 run 2 "ablate: unknown key" "ablation.ini:3: .*did you mean 'seeds'" ablate ablation.ini
 printf '[ablation]\nbase = x.ini\n[losses]\nboth = nonsense\n' >ablation.ini
 run 2 "ablate: a row that sets nothing" "expected section.key=value" ablate ablation.ini
+printf '[ablation]\nbase = x.ini\n[settings]\nmax_train_steps = 2\n' >ablation.ini
+run 2 "ablate: a setting without its section" "ablation.ini:4: .*section.key" ablate ablation.ini
 usage "ablate without a file" "no INI file" ablate
+
+# ---- the files of the examples are understood: what is missing is the data
+for ini in "$SRCDIR"/examples/emoji/*.ini; do
+    case $ini in
+    */ablation.ini)
+        sed -e 's/^prompts_file = .*/prompts_file = nowhere/' "$ini" >ablation.ini
+        run 5 "${ini##*/}" "nowhere" ablate ablation.ini
+        ;;
+    *) run 1 "${ini##*/}" "nowhere" train "$ini" --set data.train_data_dir="$PWD/nowhere" --set run.output_dir="$PWD/none" ;;
+    esac
+done
 
 # ---- outputs that cannot be written are found before anything is computed
 
@@ -242,6 +255,7 @@ fi
 interrupted()
 {
     mkdir "sig$1"
+    : >err # of the run before: it would be taken for this one's
     # Shells start background jobs with SIGINT ignored.
     env --default-signal="$1" "$ADD_CL" sample -p x --steps 500 --sampler ddim --progress json -o "sig$1/x.png" 2>err &
     pid=$!

@@ -139,7 +139,9 @@ prompts_file = prompts
 images = 4
 reference = $SRCDIR/examples/emoji/data64
 features = clip/model
-settings = optimizer.learning_rate=1e-3 & optimizer.lr_warmup_steps=0
+[settings]
+optimizer.learning_rate = 1e-3
+optimizer.lr_warmup_steps = 0
 [losses]
 both =
 adversarial only = distillation.distillation_weight=0 & distillation.space=latent

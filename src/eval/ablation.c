@@ -10,7 +10,7 @@
 #include "base/guess.h"
 #include "io/ini.h"
 
-typedef enum kind { PATH, TEXT, NUMBER, REAL, NUMBERS, SETS } kind;
+typedef enum kind { PATH, TEXT, NUMBER, REAL, NUMBERS } kind;
 
 static const struct {
     const char *name;
@@ -22,7 +22,7 @@ static const struct {
     KEY(PATH, base, 0),      KEY(PATH, output_dir, 0), KEY(NUMBERS, seeds, 0),       KEY(PATH, prompts_file, 0),   KEY(NUMBER, images, 2),
     KEY(NUMBER, steps, 0),   KEY(REAL, guidance, -1),  KEY(TEXT, sampler, 0),        KEY(NUMBER, image_seed, 0),   KEY(NUMBER, batch_size, 1),
     KEY(PATH, reference, 0), KEY(PATH, features, 0),   KEY(PATH, clip, 0),           KEY(TEXT, caption, 0),        KEY(TEXT, caption_values, 0),
-    KEY(TEXT, filter, 0),    KEY(SETS, settings, 0),
+    KEY(TEXT, filter, 0),
 #undef KEY
 };
 
@@ -53,6 +53,18 @@ static int read_numbers(const char *text, ac_ablation *a, ac_diag *dg, bool *goo
     *good &= a->seeds.n > 0;
     free(list);
     return 0;
+}
+
+/* One override of all rows. */
+static int take_setting(ac_ablation *a, const char *path, const ac_ini_entry *e, ac_diag *dg)
+{
+    char *one = ac_printf("%s=%s", e->key, e->value);
+
+    if (!one || !AC_PUSH(&a->settings, one)) {
+        free(one);
+        return ac_nomem(dg, strlen(e->key) + strlen(e->value));
+    }
+    return strchr(e->key, '.') ? 0 : ac_fail(dg, ADDCL_E_ARG, "%s:%d: [settings] %s: expected section.key, such as run.max_train_steps", path, e->line, e->key);
 }
 
 /* Overrides between '&'. */
@@ -110,9 +122,6 @@ static int take_key(ac_ablation *a, const char *path, const ac_ini_entry *e, ac_
         break;
     case NUMBERS:
         rc = read_numbers(e->value, a, dg, &good);
-        break;
-    case SETS:
-        rc = take_sets(field, path, e, dg);
         break;
     }
     return good ? rc : ac_fail(dg, ADDCL_E_ARG, "%s:%d: [ablation] %s = %s: expected %s", path, e->line, e->key, e->value,
@@ -207,7 +216,9 @@ int ac_ablation_read(const char *path, ac_diag *dg, ac_ablation *a)
     for (size_t i = 0; i < ini->entry.n; i++) {
         const ac_ini_entry *e = &ini->entry.p[i];
         if (*e->key)
-            AC_TRY(!strcmp(e->section, "ablation") ? take_key(a, path, e, dg) : take_row(a, path, e, dg));
+            AC_TRY(!strcmp(e->section, "ablation")   ? take_key(a, path, e, dg)
+                   : !strcmp(e->section, "settings") ? take_setting(a, path, e, dg)
+                                                     : take_row(a, path, e, dg));
     }
     if (!a->seeds.n && !AC_PUSH(&a->seeds, 0))
         AC_TRY(ac_nomem(dg, sizeof *a->seeds.p));
