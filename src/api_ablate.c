@@ -247,27 +247,25 @@ static int save_json(const job *j)
 
 /* ------------------------------------------------------------------------------------------ all of it */
 
-static int run_row(job *j, const ac_ablation_row *row)
+/* Seed after seed: the first one fills all tables. */
+static int run_all(job *j)
 {
     addcl_ablation *a = j->a;
-    addcl_eval_row *result = ac_calloc(a->plan.seeds.n, sizeof *result);
-    addcl_ablate_row *to;
-    int rc = 0;
+    size_t n = a->plan.rows.n, seeds = a->plan.seeds.n;
+    addcl_eval_row *result = ac_calloc(n * seeds, sizeof *result);
+    int rc = result ? 0 : ac_nomem(&j->ctx->dg, n * seeds * sizeof *result);
 
-    if (!result || !AC_PUSH(&a->rows, ((addcl_ablate_row){.table = row->table, .name = row->name}))) {
-        rc = ac_nomem(&j->ctx->dg, sizeof *result);
-        goto out;
-    }
-    to = &a->rows.p[a->rows.n - 1];
-    for (size_t i = 0; i < a->plan.seeds.n; i++) {
-        AC_TRY(work(j, row, a->plan.seeds.p[i], &result[i]));
-        average(result, i + 1, to);
+    for (size_t k = 0; k < n * seeds && rc == 0; k++) {
+        size_t i = k % n, seed = k / n;
+        const ac_ablation_row *row = &a->plan.rows.p[i];
+        AC_TRY(work(j, row, a->plan.seeds.p[seed], &result[i * seeds + seed]));
+        if (seed == 0 && !AC_PUSH(&a->rows, ((addcl_ablate_row){.table = row->table, .name = row->name})))
+            AC_TRY(ac_nomem(&j->ctx->dg, sizeof *a->rows.p));
+        average(&result[i * seeds], seed + 1, &a->rows.p[i]);
         AC_TRY(save_markdown(j));
         AC_TRY(save_json(j));
     }
 out:
-    if (rc < 0 && a->rows.n && a->rows.p[a->rows.n - 1].seeds == 0)
-        a->rows.n--;
     free(result);
     return rc;
 }
@@ -283,8 +281,7 @@ int addcl_ablate(addcl_ctx *ctx, const char *ini, const addcl_ablate_opts *opts,
     AC_TRY(ac_need_device(ctx));
     AC_TRY(ac_ablation_read(ini, &ctx->dg, &j.a->plan));
     AC_TRY(ac_prompts_read(j.a->plan.prompts_file, &ctx->dg, &j.prompts));
-    for (size_t i = 0; i < j.a->plan.rows.n; i++)
-        AC_TRY(run_row(&j, &j.a->plan.rows.p[i]));
+    rc = run_all(&j);
 out:
     ac_lines_free(&j.prompts);
     return rc;

@@ -139,6 +139,7 @@ prompts_file = prompts
 images = 4
 reference = $SRCDIR/examples/emoji/data64
 features = clip/model
+seeds = 0, 1
 [settings]
 optimizer.learning_rate = 1e-3
 optimizer.lr_warmup_steps = 0
@@ -149,9 +150,10 @@ adversarial only = distillation.distillation_weight=0 & distillation.space=laten
 2.5 =
 EOF2
 run 0 "ablate" "adversarial only" ablate ablation.ini
-check "its table" grep -q "adversarial only .*| 1 |" ablation/ablation.md
+check "seed after seed" test "$(grep -o 'only, seed [01]\|both, seed [01]' err | cut -c12- | tr -d '\n')" = 0011
+check "its table" grep -q "adversarial only .*| 2 |" ablation/ablation.md
 check "with the settings of all rows" test "$(sed -n 2p ablation/losses/both/seed-0/run/log.csv | cut -d, -f13)" = 0.001
-check "the same row is trained once" test "$(grep -c '| 1 |' ablation/ablation.md)" -eq 3 -a ! -e ablation/weights
+check "the same row is trained once" test "$(grep -c '| 2 |' ablation/ablation.md)" -eq 3 -a ! -e ablation/weights
 check "four pictures a row" test "$(ls ablation/losses/both/seed-0/pictures | wc -l)" -eq 4
 cp ablation/ablation.md first.md
 run 0 "ablate again" "" ablate ablation.ini
